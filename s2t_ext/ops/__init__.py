@@ -1,0 +1,28 @@
+"""The operators, one file each: public wrapper and fake kernel.
+
+CPU and CUDA tensors go to the native kernels; without them every operator runs the reference of
+the same name. `csrc/README.md` holds the contract.
+"""
+
+from s2t_ext.ops.commit_candidates import commit_candidates
+from s2t_ext.ops.propose_candidates import ProposedCandidates, propose_candidates
+from s2t_ext.ops.sample_token import SampledToken, sample_token
+from s2t_ext.ops.score_and_select import ScoredSelection, score_and_select
+from s2t_ext.ops.score_candidates import score_candidates
+from s2t_ext.ops.select_token import SelectedToken, select_token
+from s2t_ext.ops.support_kl import SupportKL, support_kl
+
+__all__ = [
+    "ProposedCandidates",
+    "SampledToken",
+    "ScoredSelection",
+    "SelectedToken",
+    "SupportKL",
+    "commit_candidates",
+    "propose_candidates",
+    "sample_token",
+    "score_and_select",
+    "score_candidates",
+    "select_token",
+    "support_kl",
+]

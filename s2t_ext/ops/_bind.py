@@ -1,0 +1,63 @@
+"""Ties an operator's three bodies together: native kernel, fake, reference."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    from s2t_ext import _library
+
+    IS_NATIVE: bool = _library.is_loaded()
+except ImportError:  # a source tree without the build description: pure PyTorch
+    IS_NATIVE = False
+
+
+def bind(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
+    """The callable behind a public wrapper; takes the schema's arguments in the schema's order.
+
+    With the native library it is the operator itself: CPU and CUDA tensors reach the kernels, any
+    other device (and CUDA, if only the CPU kernels were built) reaches the reference. Without the
+    library it is the reference.
+    """
+    if not IS_NATIVE:
+        return reference
+    qualified_name = f"s2t_ext::{name}"
+    torch.library.impl(qualified_name, "default", reference)
+    torch.library.register_fake(qualified_name, fake)
+    overload: Callable[..., Any] = getattr(torch.ops.s2t_ext, name).default
+    return overload
+
+
+_bins: dict[tuple[int, torch.device], Tensor] = {}
+
+
+def default_bin_values(rows: Tensor) -> Tensor:
+    """linspace(0, 1, R) on the device of `rows`, made once."""
+    key = (rows.shape[0], rows.device)
+    bins = _bins.get(key)
+    if bins is None:
+        bins = torch.linspace(0.0, 1.0, rows.shape[0], device=rows.device)
+        if type(bins) is Tensor:  # a tracer's stand-in must not outlive its trace
+            _bins[key] = bins
+    return bins
+
+
+def random_state(
+    op: str,
+    score_temperature: float,
+    seed: Tensor | None,
+    position: Tensor | None,
+    unread: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Seed and position for the operator, which reads them only when it samples.
+
+    `unread` has their shape and dtype and stands in for what was not given.
+    """
+    if score_temperature > 0:
+        if seed is None:
+            raise RuntimeError(f"{op}: seed must be given when score_temperature > 0, got None")
+        if position is None:
+            raise RuntimeError(f"{op}: position must be given when score_temperature > 0, got None")
+    return unread if seed is None else seed, unread if position is None else position

@@ -1,0 +1,38 @@
+"""What every operator computes, in plain PyTorch, one file per operator.
+
+Same names, arguments and results as `s2t_ext.ops`, for any device, in float64 where it matters.
+They are the specification the kernels are tested against, and what runs where no kernel is.
+"""
+
+from s2t_ext.reference._common import (
+    STATUS_FEWER_THAN_K,
+    STATUS_INF_SEEN,
+    STATUS_NAN_SEEN,
+    STATUS_NO_VALID_TOKEN,
+)
+from s2t_ext.reference.commit_candidates import commit_candidates
+from s2t_ext.reference.propose_candidates import ProposedCandidates, propose_candidates
+from s2t_ext.reference.sample_token import SampledToken, sample_token
+from s2t_ext.reference.score_and_select import ScoredSelection, score_and_select
+from s2t_ext.reference.score_candidates import score_candidates
+from s2t_ext.reference.select_token import SelectedToken, select_token
+from s2t_ext.reference.support_kl import SupportKL, support_kl
+
+__all__ = [
+    "STATUS_FEWER_THAN_K",
+    "STATUS_INF_SEEN",
+    "STATUS_NAN_SEEN",
+    "STATUS_NO_VALID_TOKEN",
+    "ProposedCandidates",
+    "SampledToken",
+    "ScoredSelection",
+    "SelectedToken",
+    "SupportKL",
+    "commit_candidates",
+    "propose_candidates",
+    "sample_token",
+    "score_and_select",
+    "score_candidates",
+    "select_token",
+    "support_kl",
+]

@@ -1,0 +1,55 @@
+"""Philox4x32-10: random numbers that depend on (seed, position, purpose) and on nothing else.
+
+Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A request that is
+generated alone, in a batch, or on another device therefore draws the same numbers.
+"""
+
+import torch
+from torch import Tensor
+
+# Purposes keep the draws of different decisions at one position apart (csrc/core/philox.h).
+PURPOSE_SAMPLE_TOKEN = 0
+PURPOSE_SELECT_TOKEN = 1
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+
+
+def _multiply(multiplier: int, value: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a 32 x 32 bit product, in halves so that int64 never overflows."""
+    low_part = multiplier * (value & 0xFFFF)
+    high_part = multiplier * (value >> 16) + (low_part >> 16)
+    return high_part >> 16, ((high_part & 0xFFFF) << 16) | (low_part & 0xFFFF)
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four 32-bit words (held in int64) for a 128-bit counter and a 64-bit key, ten rounds."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
+        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0 = (k0 + _KEY_STEPS[0]) & _MASK
+        k1 = (k1 + _KEY_STEPS[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def uniform(seed: Tensor, position: Tensor, purpose: int) -> Tensor:
+    """One number in [0, 1) per row: seed, position int64 [batch] -> float64 [batch].
+
+    The key is the seed, the counter (position low, position high, purpose, 0). The number is a
+    multiple of 2^-24, so it is the same in float32 and float64.
+    """
+    counter = (
+        position & _MASK,
+        (position >> 32) & _MASK,
+        torch.full_like(position, purpose),
+        torch.zeros_like(position),
+    )
+    word = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))[0]
+    return (word >> 8).double() * 2.0**-24
