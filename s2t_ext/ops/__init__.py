@@ -5,12 +5,19 @@ the same name. `csrc/README.md` holds the contract.
 """
 
 from s2t_ext.ops.commit_candidates import commit_candidates
-from s2t_ext.ops.propose_candidates import ProposedCandidates, propose_candidates
-from s2t_ext.ops.sample_token import SampledToken, sample_token
-from s2t_ext.ops.score_and_select import ScoredSelection, score_and_select
+from s2t_ext.ops.propose_candidates import propose_candidates
+from s2t_ext.ops.sample_token import sample_token
+from s2t_ext.ops.score_and_select import score_and_select
 from s2t_ext.ops.score_candidates import score_candidates
-from s2t_ext.ops.select_token import SelectedToken, select_token
-from s2t_ext.ops.support_kl import SupportKL, support_kl
+from s2t_ext.ops.select_token import select_token
+from s2t_ext.ops.support_kl import support_kl
+from s2t_ext.reference import (
+    ProposedCandidates,
+    SampledToken,
+    ScoredSelection,
+    SelectedToken,
+    SupportKL,
+)
 
 __all__ = [
     "ProposedCandidates",

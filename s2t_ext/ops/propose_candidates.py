@@ -39,11 +39,12 @@ def _fake(
     logits: Tensor, k: int, support: int, blocked_ids: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     batch = logits.shape[0]
-    per_row = [logits.new_empty(batch, dtype=torch.float32) for _ in range(3)]
     return (
         logits.new_empty((batch, k), dtype=torch.int64),
         logits.new_empty((batch, k), dtype=torch.float32),
-        *per_row,
+        logits.new_empty(batch, dtype=torch.float32),
+        logits.new_empty(batch, dtype=torch.float32),
+        logits.new_empty(batch, dtype=torch.float32),
         logits.new_empty(batch, dtype=torch.int32),
     )
 

@@ -1,0 +1,37 @@
+"""Fences and parameters of all tests."""
+
+import os
+import random
+
+# Before anything imports huggingface_hub: no test may reach the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def rng_fence():
+    """Every test starts from the same random state and leaves none behind."""
+    before = random.getstate(), torch.get_rng_state()
+    random.seed(0)
+    torch.manual_seed(0)
+    yield
+    random.setstate(before[0])
+    torch.set_rng_state(before[1])
+
+
+def has_cuda() -> bool:
+    """True where CUDA tests run; with S2T_FAIL_WITHOUT_CUDA=1 a machine that cannot is an error."""
+    is_there = torch.cuda.is_available()
+    if not is_there and os.environ.get("S2T_FAIL_WITHOUT_CUDA") == "1":
+        pytest.fail("S2T_FAIL_WITHOUT_CUDA is set and torch sees no CUDA device")
+    return is_there
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request) -> str:
+    if request.param == "cuda" and not has_cuda():
+        pytest.skip("torch sees no CUDA device")
+    return request.param
