@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 # Purposes keep the draws of different decisions at one position apart (csrc/core/philox.h).
-PURPOSE_SAMPLE_TOKEN = 0
-PURPOSE_SELECT_TOKEN = 1
+PURPOSE_SAMPLE_TOKEN = 1
+PURPOSE_SELECT_TOKEN = 2
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -39,17 +39,23 @@ def philox4x32(
     return c0, c1, c2, c3
 
 
-def uniform(seed: Tensor, position: Tensor, purpose: int) -> Tensor:
-    """One number in [0, 1) per row: seed, position int64 [batch] -> float64 [batch].
-
-    The key is the seed, the counter (position low, position high, purpose, 0). The number is a
-    multiple of 2^-24, so it is the same in float32 and float64.
-    """
+def _words(seed: Tensor, position: Tensor, purpose: int) -> tuple[Tensor, ...]:
+    """Key = seed; counter = (position low, position high, purpose, 0)."""
     counter = (
         position & _MASK,
         (position >> 32) & _MASK,
         torch.full_like(position, purpose),
         torch.zeros_like(position),
     )
-    word = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))[0]
-    return (word >> 8).double() * 2.0**-24
+    return philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
+
+
+def uniform24(seed: Tensor, position: Tensor, purpose: int) -> Tensor:
+    """A multiple of 2^-24 in [0, 1) per row, exact in float32: int64 [batch] -> float64 [batch]."""
+    return (_words(seed, position, purpose)[0] >> 8).double() * 2.0**-24
+
+
+def uniform53(seed: Tensor, position: Tensor, purpose: int) -> Tensor:
+    """A multiple of 2^-53 in [0, 1) per row, fine enough for a choice among a whole vocabulary."""
+    words = _words(seed, position, purpose)
+    return ((words[0] << 21) | (words[1] >> 11)).double() * 2.0**-53

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s2t_ext.reference import _common as common
-from s2t_ext.reference.philox import PURPOSE_SAMPLE_TOKEN, uniform
+from s2t_ext.reference.philox import PURPOSE_SAMPLE_TOKEN, uniform53
 from s2t_ext.reference.propose_candidates import check_blocked_ids
 
 _OP = "sample_token"
@@ -46,7 +46,7 @@ def sample_token(
     weight = torch.where(keep, tempered.exp(), 0.0)
     weight = torch.zeros_like(weight).scatter(1, order, weight)
     cumulated = weight.cumsum(dim=1)
-    u = uniform(seed, position, PURPOSE_SAMPLE_TOKEN)[:, None]
+    u = uniform53(seed, position, PURPOSE_SAMPLE_TOKEN)[:, None]
     drawn = (cumulated <= u * cumulated[:, -1:]).sum(dim=1)
     token_ids = torch.arange(x.shape[1], device=x.device)
     last_kept = torch.where(weight > 0, token_ids, 0).max(dim=1).values

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from s2t_ext.reference import _common as common
-from s2t_ext.reference.philox import PURPOSE_SELECT_TOKEN, uniform
+from s2t_ext.reference.philox import PURPOSE_SELECT_TOKEN, uniform24
 
 _OP = "select_token"
 
@@ -57,7 +57,7 @@ def choose(
     usable_scores = torch.where(is_usable, scores.double(), -math.inf)
     if score_temperature > 0:
         assert seed is not None and position is not None
-        u = uniform(seed, position, PURPOSE_SELECT_TOKEN)
+        u = uniform24(seed, position, PURPOSE_SELECT_TOKEN)
         slot = _sample_slot(usable_scores, is_usable, score_temperature, u)
     else:
         slot = usable_scores.argmax(dim=1)  # the first of equals
