@@ -53,7 +53,19 @@ class CMakeBuild(build_ext):
         # another torch, other flags or a sanitizer neither inherits its cache nor rebuilds its objects.
         folder = ROOT / "build" / f"cmake-{configuration_name(torch, definitions)}"
         ninja = find_program("ninja")
-        run([cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}", *definitions])
+        run(
+            [
+                cmake,
+                "-S",
+                ROOT,
+                "-B",
+                folder,
+                "-G",
+                "Ninja",
+                f"-DCMAKE_MAKE_PROGRAM={ninja}",
+                *definitions,
+            ]
+        )
         run([cmake, "--build", folder, "--parallel", str(parallel_jobs())])
         target = ROOT / "s2t_ext" if self.inplace else Path(self.build_lib).resolve() / "s2t_ext"
         # A library of an earlier build (say, with CUDA) must not stay beside this one.
@@ -67,7 +79,9 @@ def cmake_definitions(torch):
     """Our options, always all of them, so that none lingers in CMake's cache; CMAKE_ARGS comes last."""
     pybind11 = importlib.util.find_spec("pybind11")
     if pybind11 is None or pybind11.origin is None:
-        fail("pybind11 is not installed here. Without build isolation, first run `pip install pybind11 ninja cmake`.")
+        fail(
+            "pybind11 is not installed here. Without build isolation, first run `pip install pybind11 ninja cmake`."
+        )
     environ = os.environ
     return [
         f"-DPython_EXECUTABLE={sys.executable}",
@@ -83,7 +97,9 @@ def cmake_definitions(torch):
 def cuda_choice():
     # FORCE_CUDA=1 is what users of other torch extensions know. Never decided by a visible GPU: images
     # are built on machines without one.
-    choice = os.environ.get("S2T_EXT_CUDA") or ("1" if os.environ.get("FORCE_CUDA") == "1" else "auto")
+    choice = os.environ.get("S2T_EXT_CUDA") or (
+        "1" if os.environ.get("FORCE_CUDA") == "1" else "auto"
+    )
     if choice not in ("auto", "0", "1"):
         fail(f"S2T_EXT_CUDA must be auto, 0 or 1, got {choice}")
     return choice
@@ -91,9 +107,21 @@ def cuda_choice():
 
 def configuration_name(torch, definitions):
     """Readable part and hash of all that changes the result; the build tools' own paths do not."""
-    volatile = ("-DS2T_PYBIND11_INCLUDE=",)  # in an isolated build, a new temporary folder every time
+    volatile = (
+        "-DS2T_PYBIND11_INCLUDE=",
+    )  # in an isolated build, a new temporary folder every time
     said = [item for item in definitions if not item.startswith(volatile)]
-    read_by_cmake = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDA_HOME", "CUDA_PATH")
+    read_by_cmake = (
+        "CC",
+        "CXX",
+        "CFLAGS",
+        "CXXFLAGS",
+        "LDFLAGS",
+        "CUDACXX",
+        "CUDAFLAGS",
+        "CUDA_HOME",
+        "CUDA_PATH",
+    )
     said += [f"{name}={os.environ.get(name, '')}" for name in read_by_cmake]
     digest = hashlib.sha256("\n".join(said).encode()).hexdigest()[:8]
     return f"{sys.implementation.cache_tag}-torch{torch.version.replace('+', '-')}-{digest}"
@@ -103,7 +131,9 @@ def parallel_jobs():
     """MAX_JOBS, or as many as there are cores and memory for."""
     if os.environ.get("MAX_JOBS"):
         return max(1, int(os.environ["MAX_JOBS"]))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         gigabytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     except (AttributeError, ValueError, OSError):
@@ -113,9 +143,13 @@ def parallel_jobs():
 
 def find_cmake():
     cmake = find_program("cmake")
-    version = re.search(r"version (\d+)\.(\d+)", subprocess.check_output([cmake, "--version"], text=True))
+    version = re.search(
+        r"version (\d+)\.(\d+)", subprocess.check_output([cmake, "--version"], text=True)
+    )
     if version is None or (int(version[1]), int(version[2])) < MINIMUM_CMAKE:
-        fail(f"CMake >= {MINIMUM_CMAKE[0]}.{MINIMUM_CMAKE[1]} is needed, {cmake} is older; `pip install cmake`.")
+        fail(
+            f"CMake >= {MINIMUM_CMAKE[0]}.{MINIMUM_CMAKE[1]} is needed, {cmake} is older; `pip install cmake`."
+        )
     return cmake
 
 
@@ -130,7 +164,9 @@ def run(command):
     command = [str(part) for part in command]
     print("s2t_ext build:", shlex.join(command), flush=True)
     if subprocess.run(command).returncode:
-        fail(f"`{shlex.join(command[:3])} ...` failed; its messages are above (with pip: run again with -v).")
+        fail(
+            f"`{shlex.join(command[:3])} ...` failed; its messages are above (with pip: run again with -v)."
+        )
 
 
 def fail(message):
@@ -138,6 +174,8 @@ def fail(message):
 
 
 setup(
-    ext_modules=[Extension("s2t_ext._C", sources=[])],  # says "not a pure Python wheel"; CMake has the sources
+    ext_modules=[
+        Extension("s2t_ext._C", sources=[])
+    ],  # says "not a pure Python wheel"; CMake has the sources
     cmdclass={"build_ext": CMakeBuild, "build_py": CleanBuildPy},
 )

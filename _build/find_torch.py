@@ -81,7 +81,9 @@ def locate(around: Surroundings | None = None) -> Torch:
             return found
         if reason:
             rejected.append(f"  {root}: {reason}")
-    looked = "\n".join(rejected) or "  none in this environment, the activated one, or those on PATH"
+    looked = (
+        "\n".join(rejected) or "  none in this environment, the activated one, or those on PATH"
+    )
     raise TorchNotFound(
         f"s2t_ext build: no torch >= {MINIMUM[0]}.{MINIMUM[1]} to build against. Found:\n{looked}\n"
         "Install torch first, or name the folder that holds it with S2T_EXT_TORCH_PATH."

@@ -1,0 +1,27 @@
+"""`python -m s2t_ext`: one file per command, registered here.
+
+A command's file imports at its top only what its options need; torch models, transformers and the
+like are imported inside the command, so that `--help` answers at once.
+"""
+
+import typer
+
+from s2t_ext.cli.info import info
+
+app = typer.Typer(
+    name="s2t_ext",
+    help="Select-to-Think decoding: a small language model re-ranks its own candidates.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # a local may be a whole model
+)
+app.command()(info)
+
+
+@app.callback()
+def _root() -> None:
+    """Keeps `info` a subcommand even while it is the only one."""
+
+
+def main() -> None:
+    """Entry point of the `s2t-ext` script."""
+    app(prog_name="s2t_ext")
