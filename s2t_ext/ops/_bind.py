@@ -6,12 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-try:
-    from s2t_ext import _library
-
-    IS_NATIVE: bool = _library.is_loaded()
-except ImportError:  # a source tree without the build description: pure PyTorch
-    IS_NATIVE = False
+from s2t_ext import _library
 
 
 def bind(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:
@@ -21,7 +16,7 @@ def bind(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> 
     other device (and CUDA, if only the CPU kernels were built) reaches the reference. Without the
     library it is the reference.
     """
-    if not IS_NATIVE:
+    if not _library.is_loaded():
         return reference
     qualified_name = f"s2t_ext::{name}"
     torch.library.impl(qualified_name, "default", reference)

@@ -26,8 +26,8 @@ def support_kl(
         SupportKL: kl float32 [batch] in nats, 0 for an empty support and +inf where the teacher
         excludes a token the student allows; candidate_logprobs float32 [batch, k], log softmax of
         the teacher's whole row at the candidates, -inf for id -1; teacher_argmax int64 [batch],
-        equal logits by lower id, -1 in a row without a valid token. Where logits are +inf
-        their log-probability is 0, that of the others -inf.
+        equal logits by lower id, -1 in a row without a valid token. Where logits are +inf the
+        first of them has all the mass.
 
     Raises:
         RuntimeError: wrong rank, shape, dtype or device; an id out of range (CPU only: on other

@@ -5,6 +5,7 @@ They are the specification the kernels are tested against, and what runs where n
 """
 
 from s2t_ext.reference._common import (
+    STATUS_FEWER_THAN_K,
     STATUS_INF_SEEN,
     STATUS_NAN_SEEN,
     STATUS_NO_VALID_TOKEN,
@@ -18,6 +19,7 @@ from s2t_ext.reference.select_token import SelectedToken, select_token
 from s2t_ext.reference.support_kl import SupportKL, support_kl
 
 __all__ = [
+    "STATUS_FEWER_THAN_K",
     "STATUS_INF_SEEN",
     "STATUS_NAN_SEEN",
     "STATUS_NO_VALID_TOKEN",

@@ -14,8 +14,9 @@ LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Bits of `status` (csrc/core/status.h).
 STATUS_NAN_SEEN = 1
-STATUS_INF_SEEN = 2
-STATUS_NO_VALID_TOKEN = 4
+STATUS_NO_VALID_TOKEN = 2
+STATUS_INF_SEEN = 4
+STATUS_FEWER_THAN_K = 8
 
 
 def require(condition: bool, op: str, argument: str, requirement: str, got: object) -> None:
@@ -80,12 +81,15 @@ def usable_logits(logits: Tensor, blocked_ids: Tensor | None) -> tuple[Tensor, T
 def log_probabilities(x: Tensor) -> Tensor:
     """log softmax over the last dimension, defined for every row.
 
-    Entries at -inf have probability 0. A row with no other entry is all -inf. Beside an entry at
-    +inf, which gets 0, all finite ones get -inf.
+    Entries at -inf have probability 0. A row with no other entry is all -inf. In a row with a
+    +inf, the first of them has all the mass.
     """
+    infinite = x == math.inf
+    first_infinite = infinite & (infinite.cumsum(-1) == 1)
+    has_infinite = infinite.any(-1, keepdim=True)
+    x = torch.where(has_infinite, torch.where(first_infinite, 0.0, -math.inf), x)
     total = torch.logsumexp(x, -1, keepdim=True)
-    at_infinity = torch.where(x == total, 0.0, -math.inf).masked_fill(x == -math.inf, -math.inf)
-    return torch.where(total.isinf(), at_infinity, x - total)
+    return torch.where(total == -math.inf, -math.inf, x - total)
 
 
 def entropy(log_p: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 # Purposes keep the draws of different decisions at one position apart (csrc/core/philox.h).
-PURPOSE_SAMPLE_TOKEN = 1
-PURPOSE_SELECT_TOKEN = 2
+PURPOSE_SAMPLE_TOKEN = 0
+PURPOSE_SELECT_TOKEN = 1
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

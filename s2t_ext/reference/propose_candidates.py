@@ -41,10 +41,12 @@ def propose_candidates(
     support_entropy = (
         common.entropy(common.log_probabilities(ordered[:, :support])) if support else full_entropy
     )
+    num_valid = (x > -math.inf).sum(dim=1)
     status = (
         has_nan * common.STATUS_NAN_SEEN
-        + (ordered[:, 0] == math.inf) * common.STATUS_INF_SEEN
-        + (ordered[:, 0] == -math.inf) * common.STATUS_NO_VALID_TOKEN
+        + (num_valid == 0) * common.STATUS_NO_VALID_TOKEN
+        + (x == math.inf).any(dim=1) * common.STATUS_INF_SEEN
+        + (num_valid < k) * common.STATUS_FEWER_THAN_K
     )
     return ProposedCandidates(
         ids[:, :k].contiguous(),
