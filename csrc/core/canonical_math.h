@@ -5,10 +5,6 @@
 // same expression trees, so all back ends return the same bits. All files are compiled with
 // contraction off; a fused multiply-add is written fma_canonical.
 
-#if !defined(__CUDACC__)
-#include <cmath>
-#endif
-
 #include "ordering.h"
 
 namespace s2t {

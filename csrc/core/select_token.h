@@ -4,10 +4,9 @@
 
 #include "canonical_math.h"
 #include "philox.h"
+#include "propose_candidates.h"
 
 namespace s2t {
-
-constexpr int kMaxCandidates = 64;
 
 struct SelectTokenParams {
   const int64_t* ids;            // [batch, k]; -1: empty slot
