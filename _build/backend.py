@@ -1,8 +1,8 @@
 """PEP 517 backend: setuptools', plus "use the torch that is already there".
 
-A plain `requires = ["torch"]` would make pip download a second torch of several GB into its isolated
-build environment; none at all would fail there with "No module named 'torch'". So torch is required
-only when find_torch sees none. Everything else is setuptools.build_meta.
+A plain `requires = ["torch"]` would make pip download a second torch of several GB into its
+isolated build environment; none at all would fail there with "No module named 'torch'". So torch is
+required only when find_torch sees none. Everything else is setuptools.build_meta.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def get_requires_for_build_editable(config_settings: Any = None) -> list[str]:
 def torch_requirement() -> list[str]:
     """[] if an installed torch can be built against, else the requirement of one."""
     try:
-        _log(f"building against {find_torch.locate()}")
+        _log(f"will use {find_torch.locate()}")
         return []
     except find_torch.TorchNotFound as error:
-        minimum = ".".join(map(str, find_torch.MINIMUM))
-        _log(f"{error}\nAsking the installer for torch>={minimum}.")
-        return [f"torch>={minimum}"]
+        requirement = f"torch>={find_torch.MINIMUM[0]}.{find_torch.MINIMUM[1]}"
+        _log(f"{error}\nThe installer is asked for {requirement}.")
+        return [requirement]
 
 
 def _log(message: str) -> None:
-    # stderr: some front ends read the hooks' results from stdout's neighbours. Seen with `pip -v`.
+    # Shown by `pip install -v` and `python -m build`.
     print(f"s2t_ext build: {message}", file=sys.stderr, flush=True)

@@ -6,8 +6,8 @@ environment itself is still on disk: pip's isolated build runs the same interpre
 site-packages can be looked at. `python -m build` runs another interpreter; then the activated
 environment, the environment that made the build environment, and those on PATH are looked at.
 
-Because s2t_ext uses LibTorch's stable ABI, a library built with one torch runs with every torch from
-MINIMUM on: finding "the wrong one" of several is harmless, and the choice is logged.
+Because s2t_ext uses LibTorch's stable ABI, a library built with one torch runs with every torch
+from MINIMUM on: finding "the wrong one" of several is harmless, and the choice is logged.
 """
 
 from __future__ import annotations
@@ -25,17 +25,21 @@ MINIMUM = (2, 10)
 
 
 class TorchNotFound(RuntimeError):
-    """No usable torch; the text says where was looked and what to do."""
+    """No usable torch; the text says what was found instead and what to do."""
+
+
+class WrongTorchPath(RuntimeError):
+    """S2T_EXT_TORCH_PATH names no usable torch. No TorchNotFound: no other may take its place."""
 
 
 @dataclass(frozen=True)
 class Torch:
-    """A torch package on disk: its folder, its version, the CUDA it was built with, how it was found."""
+    """A torch package on disk."""
 
-    root: Path
+    root: Path  # the folder with version.py, include/ and lib/
     version: str
-    cuda: str | None
-    source: str
+    cuda: str | None  # None: a CPU build
+    source: str  # how it was found
 
     def __str__(self) -> str:
         kind = f"CUDA {self.cuda}" if self.cuda else "CPU build"
@@ -68,7 +72,8 @@ def locate(around: Surroundings | None = None) -> Torch:
     """Returns the first usable torch, in the order of the module's docstring.
 
     Raises:
-        TorchNotFound: none was found, or S2T_EXT_TORCH_PATH names a folder without one.
+        TorchNotFound: there is none.
+        WrongTorchPath: S2T_EXT_TORCH_PATH is set and names a folder without one.
     """
     around = around or Surroundings.current()
     forced = around.environ.get("S2T_EXT_TORCH_PATH")
@@ -81,17 +86,15 @@ def locate(around: Surroundings | None = None) -> Torch:
             return found
         if reason:
             rejected.append(f"  {root}: {reason}")
-    looked = (
-        "\n".join(rejected) or "  none in this environment, the activated one, or those on PATH"
-    )
+    seen = "\n".join(rejected) or "  none in this environment, the activated one, or on PATH"
     raise TorchNotFound(
-        f"s2t_ext build: no torch >= {MINIMUM[0]}.{MINIMUM[1]} to build against. Found:\n{looked}\n"
+        f"no torch >= {MINIMUM[0]}.{MINIMUM[1]} to build against. Found:\n{seen}\n"
         "Install torch first, or name the folder that holds it with S2T_EXT_TORCH_PATH."
     )
 
 
 def inspect(root: Path, source: str) -> tuple[Torch | None, str | None]:
-    """Judges a folder `.../torch`: (torch, None), (None, why not), or (None, None) if there is nothing."""
+    """Judges a folder `.../torch`: (torch, None), (None, why not), or (None, None) for nothing."""
     version_file = root / "version.py"
     if not version_file.is_file():
         return None, None
@@ -120,9 +123,9 @@ def _forced(folder: Path) -> Torch:
         if found:
             return found
         if reason:
-            raise TorchNotFound(f"s2t_ext build: S2T_EXT_TORCH_PATH={folder}: {reason}")
-    raise TorchNotFound(
-        f"s2t_ext build: S2T_EXT_TORCH_PATH must name the folder of an installed torch, got {folder}"
+            raise WrongTorchPath(f"S2T_EXT_TORCH_PATH={folder}: {reason}")
+    raise WrongTorchPath(
+        f"S2T_EXT_TORCH_PATH must name the folder of an installed torch, got {folder}"
     )
 
 
@@ -146,8 +149,9 @@ def _prefixes(around: Surroundings) -> Iterator[tuple[str, Path]]:
     for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
         if around.environ.get(variable):
             yield f"activated environment ({variable})", Path(around.environ[variable])
-    # `python -m build` makes its environment with the venv module, which records the interpreter that
-    # ran it: "command = /home/me/.venv/bin/python -m venv ...". It finds an environment not activated.
+    # `python -m build` makes its environment with the venv module, which records the interpreter
+    # that ran it: "command = /home/me/.venv/bin/python -m venv ...". So an environment is found
+    # that was used without being activated.
     creator = config.get("command", "").split(" -m venv ")[0]
     if creator and Path(creator).is_absolute():
         yield "environment that made this one", Path(creator).parent.parent
@@ -166,8 +170,8 @@ def _read_pyvenv(prefix: Path) -> dict[str, str]:
 
 
 def _site_folders(prefix: Path, python: tuple[int, int]) -> list[Path]:
-    # Only folders of the same Python: another one's torch has the same headers, but an environment of
-    # another Python is more likely to be somebody else's.
+    # Only folders of the same Python: another one's torch has the same headers, but an environment
+    # of another Python is more likely to be somebody else's.
     version = f"python{python[0]}.{python[1]}"
     return [
         prefix / "lib" / version / "site-packages",

@@ -2,7 +2,8 @@
 
 `_C` (operators for CPU tensors, and the pybind11 module) is loaded when this module is imported;
 `_C_cuda` after it, if torch is a CUDA build and the library was built. Without `_C` a warning is
-given, once, and the operators run in plain PyTorch; with S2T_EXT_REQUIRE_NATIVE=1 it is an ImportError.
+given, once, and the operators run in plain PyTorch; with S2T_EXT_REQUIRE_NATIVE=1 it is an
+ImportError.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def build_info() -> dict[str, Any] | None:
 # ---- _C ------------------------------------------------------------------------------------------
 
 _REBUILD = (
-    "install s2t_ext again for this Python and this torch: `pip install --force-reinstall --no-deps "
-    ".` in its source folder (or `python setup.py build_ext --inplace` to work in it)"
+    "install s2t_ext again for this Python and this torch: `pip install --force-reinstall "
+    "--no-deps .` in its source folder (or `python setup.py build_ext --inplace` to work in it)"
 )
 
 
@@ -157,8 +158,8 @@ def _missing() -> _Unusable:
     if (PACKAGE.parent / "setup.py").is_file():
         return _Unusable(
             f"{PACKAGE} is a source folder in which nothing was built",
-            f"run `pip install -e .` in {PACKAGE.parent}; or, if s2t_ext is installed, start Python in "
-            "another folder, so that the installed one is imported",
+            f"run `pip install -e .` in {PACKAGE.parent}; or, if s2t_ext is installed, start "
+            "Python in another folder, so that the installed one is imported",
         )
     return _Unusable("the installation has no library for this Python", _REBUILD)
 
@@ -201,7 +202,7 @@ def _load_cuda() -> Path:
         built = build_info() or {}
         raise _Unusable(f"_C_cuda was not built: {built.get('cuda_reason', 'unknown')}", "")
     try:
-        torch.ops.load_library(path)
+        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
     except Exception as error:
         built = build_info() or {}
         message = (
