@@ -10,7 +10,9 @@ namespace s2t::cpu {
 struct Parallel {
   // Calls body(context, begin, end) for ranges that cover [0, count), from several threads, and
   // returns when all are done.
-  void (*run)(int64_t count, void* context, void (*body)(void* context, int64_t begin, int64_t end));
+  void (*run)(int64_t count,
+              void* context,
+              void (*body)(void* context, int64_t begin, int64_t end));
   int num_threads;  // how many threads `run` may use
 };
 

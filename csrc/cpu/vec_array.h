@@ -41,7 +41,7 @@ S2T_HOST_DEVICE Vec operator*(Vec a, Vec b) {
 }
 
 S2T_HOST_DEVICE Vec fma_canonical(Vec a, Vec b, Vec c) {
-  for (int i = 0; i < 16; ++i) c.lanes[i] = fma_canonical(a.lanes[i], b.lanes[i], c.lanes[i]);
+  for (int i = 0; i < 16; ++i) c.lanes[i] = s2t::fma_canonical(a.lanes[i], b.lanes[i], c.lanes[i]);
   return c;
 }
 

@@ -2,7 +2,16 @@
 
 // Vec as one 512-bit register: AVX-512 F, BW, DQ and VL. See vec.h.
 
+// GCC 12 warns about its own "undefined" operands in these intrinsics (its bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 namespace s2t::cpu::S2T_CPU_ISA {
 namespace {
