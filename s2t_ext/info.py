@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from s2t_ext import _library
+from s2t_ext import _library, cpu_isa
 from s2t_ext._version import __version__
 
 # Those whose versions matter in a report of a fault.
@@ -29,11 +29,11 @@ class NativeInfo:
 
 @dataclass(frozen=True)
 class CpuInfo:
-    """Instruction sets by name, weakest first; empty without `_C`."""
+    """Instruction sets by name, weakest first."""
 
     compiled: tuple[str, ...]  # kernels that are in the library
-    available: tuple[str, ...]  # of those, what this processor runs
-    used: str | None
+    available: tuple[str, ...]  # of those, what this processor runs; empty without `_C`
+    used: str | None  # None without `_C`; the error if S2T_FORCE_CPU_ISA is wrong
     threads: int  # torch's intra-op threads, which the kernels use
 
 
@@ -77,21 +77,25 @@ def info() -> Info:
         system=f"{platform.system()} {platform.machine()}",
         packages={name: _version(name) for name in _PACKAGES},
         native=NativeInfo(_library.is_loaded(), _library.load_error(), build),
-        cpu=_cpu(),
+        cpu=_cpu(build or {}),
         cuda=_cuda(build or {}),
     )
 
 
-def _cpu() -> CpuInfo:
-    if not _library.is_loaded():
-        return CpuInfo((), (), None, torch.get_num_threads())
-    native = _library.native()
+def _cpu(build: dict[str, Any]) -> CpuInfo:
     return CpuInfo(
-        compiled=tuple(native.build_info()["cpu_isas"]),
-        available=tuple(native.cpu_isas()),
-        used=native.cpu_isa(),
+        compiled=tuple(build.get("cpu_isas", ())),
+        available=cpu_isa.available(),
+        used=_used_isa(),
         threads=torch.get_num_threads(),
     )
+
+
+def _used_isa() -> str | None:
+    try:
+        return cpu_isa.current()
+    except RuntimeError as error:  # a wrong S2T_FORCE_CPU_ISA; the operators will say the same
+        return str(error)
 
 
 def _cuda(build: dict[str, Any]) -> CudaInfo:
