@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import struct
 import warnings
 from dataclasses import dataclass
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -123,8 +124,12 @@ def _load() -> None:
 
 def _import_module() -> ModuleType:
     _check_torch()
-    if not any((PACKAGE / f"_C{suffix}").is_file() for suffix in EXTENSION_SUFFIXES):
+    paths = [PACKAGE / f"_C{suffix}" for suffix in EXTENSION_SUFFIXES]
+    present = [path for path in paths if path.is_file()]
+    if not present:
         raise _missing()
+    if _is_truncated(present[0]):
+        raise _Unusable(f"{present[0]} is incomplete", _REBUILD)
     try:
         module = importlib.import_module("s2t_ext._C")
     except Exception as error:  # whatever it is, it must not take the user's program with it
@@ -218,6 +223,18 @@ def _load_cuda() -> Path:
 
 
 # ---- helpers -------------------------------------------------------------------------------------
+
+
+def _is_truncated(library: Path) -> bool:
+    # The loader maps what the file's header promises: a file that was cut short, say by a full disk,
+    # ends the process by a bus error instead of an exception. The section table is written last.
+    with library.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
+        return False  # not ours to judge: the loader says what it is
+    (sections,) = struct.unpack_from("<Q", header, 0x28)
+    size, count = struct.unpack_from("<HH", header, 0x3A)
+    return library.stat().st_size < sections + size * count
 
 
 def _recorded_build(package: Path) -> dict[str, Any] | None:
