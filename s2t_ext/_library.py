@@ -226,15 +226,16 @@ def _load_cuda() -> Path:
 
 
 def _is_truncated(library: Path) -> bool:
-    # The loader maps what the file's header promises: a file that was cut short, say by a full disk,
-    # ends the process by a bus error instead of an exception. The section table is written last.
+    # The loader maps what the file's header promises: a file that was cut short, say by a full
+    # disk, ends the process by a bus error, not an exception. The section table comes last.
     with library.open("rb") as file:
         header = file.read(64)
     if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":  # 64 bits, little-endian
         return False  # not ours to judge: the loader says what it is
-    (sections,) = struct.unpack_from("<Q", header, 0x28)
+    (start,) = struct.unpack_from("<Q", header, 0x28)
     size, count = struct.unpack_from("<HH", header, 0x3A)
-    return library.stat().st_size < sections + size * count
+    end: int = start + size * count
+    return library.stat().st_size < end
 
 
 def _recorded_build(package: Path) -> dict[str, Any] | None:
