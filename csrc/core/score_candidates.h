@@ -5,9 +5,10 @@
 //   z_r   = h . rows_r + bias_r;  z_r *= logit_scale;  z_r = softcap tanh(z_r / softcap)
 //   score = sum_r v_r softmax(z / bin_temperature)_r
 //
-// Canonical order: dot products over 32 partials (csrc/README.md); softmax sums as trees over the
-// bins, padded with zeros to a power of two. A score is NaN (always the same one) if some z_r is
-// NaN or the largest is infinite.
+// Canonical order: dot products over 32 partials (csrc/README.md); the two softmax sums as trees
+// over the bins, padded with zeros to a power of two. Divisions by the temperature and the softcap
+// are multiplications by their inverses. A score is NaN (always the same one) if some z_r is NaN or
+// the largest is infinite.
 
 #include "canonical_math.h"
 #include "scalar_type.h"
@@ -21,39 +22,47 @@ constexpr int kDotPartials = 32;  // element i of a dot product adds into partia
 struct ScoreHead {
   const void* rows;  // [num_bins, hidden_size], last stride 1
   ScalarType rows_type;
-  int64_t row_stride;  // elements
+  int64_t row_stride;  // in elements
   int64_t hidden_size;
-  int32_t num_bins;         // 1 .. kMaxBins
+  int32_t num_bins;         // 1..64
   const float* bias;        // [num_bins], or null
   const float* bin_values;  // [num_bins]
-  float bin_temperature;    // > 0
+  float inverse_bin_temperature;
   float logit_scale;
-  float softcap;  // > 0, or 0 for none
+  float softcap;  // 0: none
+  float inverse_softcap;
 };
 
 struct ScoreCandidatesParams {
   ScoreHead head;
   const void* hidden;  // [num_candidates, hidden_size], last stride 1
   ScalarType hidden_type;
-  int64_t hidden_stride;  // elements between candidates
+  int64_t hidden_stride;  // in elements
   int64_t num_candidates;
   float* scores;  // [num_candidates]
 };
 
 S2T_HOST_DEVICE float quiet_nan() { return bits_float(0x7FC00000u); }
 
-// One dot product from its 32 partials, which it overwrites.
+// One dot product from its partials, which it overwrites.
 S2T_HOST_DEVICE float dot_of_partials(float* partials) { return tree_sum(partials, kDotPartials); }
 
 // From the dot product h . rows_bin to what goes into the softmax.
 S2T_HOST_DEVICE float bin_logit(const ScoreHead& head, int bin, float dot) {
   float z = head.bias ? dot + head.bias[bin] : dot;
   z = z * head.logit_scale;
-  if (head.softcap > 0.0f) z = head.softcap * tanh_canonical(z / head.softcap);
-  return z / head.bin_temperature;
+  if (head.softcap > 0.0f) z = head.softcap * tanh_canonical(z * head.inverse_softcap);
+  return z * head.inverse_bin_temperature;
 }
 
-// The score from the bin logits [num_bins], which it overwrites; `logits` has room for kMaxBins.
+// The last step. + 0: how many zeros a tree started with must not show in the sign of a zero.
+S2T_HOST_DEVICE float score_of_sums(float weighted_sum, float sum) {
+  const float score = weighted_sum / sum + 0.0f;
+  return score == score ? score : quiet_nan();  // bin values need not be finite
+}
+
+// The score from the bin logits [num_bins], in scalar form. Overwrites them; there is room for
+// kMaxBins.
 S2T_HOST_DEVICE float expected_bin_value(const ScoreHead& head, float* logits) {
   float maximum = negative_infinity();
   bool has_nan = false;
@@ -62,19 +71,13 @@ S2T_HOST_DEVICE float expected_bin_value(const ScoreHead& head, float* logits) {
     maximum = logits[r] > maximum ? logits[r] : maximum;
   }
   if (has_nan || !is_finite(maximum)) return quiet_nan();
-
   float weighted[kMaxBins];
-  int padded = 1;
-  while (padded < head.num_bins) padded *= 2;
-  for (int r = 0; r < padded; ++r) {
+  for (int r = 0; r < kMaxBins; ++r) {
     const bool is_bin = r < head.num_bins;
     logits[r] = is_bin ? exp_canonical(logits[r] - maximum) : 0.0f;
     weighted[r] = is_bin ? logits[r] * head.bin_values[r] : 0.0f;
   }
-  const float total = tree_sum(weighted, padded);
-  // + 0: whether a tree started with more zeros than this one must not show in the sign of a zero.
-  const float score = total / tree_sum(logits, padded) + 0.0f;
-  return score == score ? score : quiet_nan();  // bin values need not be finite
+  return score_of_sums(tree_sum(weighted, kMaxBins), tree_sum(logits, kMaxBins));
 }
 
 }  // namespace s2t
