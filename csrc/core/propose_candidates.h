@@ -34,29 +34,24 @@ struct ProposeCandidatesParams {
 // How many of the best keys a row needs: for the candidates and for the support.
 S2T_HOST_DEVICE int selection_size(int k, int support) { return support > k ? support : k; }
 
+// Entropy from the sums of e^(x - best) and of e^(x - best) (x - best).
+S2T_HOST_DEVICE float entropy_of_sums(float sum, float weighted_sum) {
+  const double s = static_cast<double>(sum);
+  return static_cast<float>(log_canonical(s) - static_cast<double>(weighted_sum) / s);
+}
+
 // Entropy of softmax over the `support` best, sorted keys (kNoKey where there are fewer). The terms
 // are padded to 64 with zeros and added as a tree. 0 if the best is infinite or missing.
-// scratch: two arrays of 64 floats.
-S2T_HOST_DEVICE float entropy_of_terms(float* weights, float* weighted) {
-  const double s = static_cast<double>(tree_sum(weights, kMaxCandidates));
-  const double t = static_cast<double>(tree_sum(weighted, kMaxCandidates));
-  return static_cast<float>(log_canonical(s) - t / s);
-}
-
-// One term of it, for the element `key` of a row whose best key is `best` (finite).
-S2T_HOST_DEVICE void entropy_term(Key key, Key best, float* weight, float* weighted) {
-  const float d = key_logit(key) - key_logit(best);  // -inf for kNoKey
-  *weight = exp_canonical(d);
-  *weighted = add_weighted(0.0f, *weight, d);
-}
-
 S2T_HOST_DEVICE float support_entropy(const Key* sorted, int support) {
-  if (!is_finite(key_logit(sorted[0]))) return 0.0f;
+  const float best = key_logit(sorted[0]);
+  if (!is_finite(best)) return 0.0f;
   float weights[kMaxCandidates], weighted[kMaxCandidates];
   for (int i = 0; i < kMaxCandidates; ++i) {
-    entropy_term(i < support ? sorted[i] : kNoKey, sorted[0], &weights[i], &weighted[i]);
+    const float d = key_logit(i < support ? sorted[i] : kNoKey) - best;
+    weights[i] = exp_canonical(d);
+    weighted[i] = add_weighted(0.0f, weights[i], d);
   }
-  return entropy_of_terms(weights, weighted);
+  return entropy_of_sums(tree_sum(weights, kMaxCandidates), tree_sum(weighted, kMaxCandidates));
 }
 
 // `sorted` holds selection_size(k, support) keys; has_nan tells of an unblocked NaN in the row.

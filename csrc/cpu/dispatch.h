@@ -5,8 +5,6 @@
 // Chosen once, at first use: the best one that was compiled in and that this processor and
 // operating system support; or the one named by the environment variable S2T_FORCE_CPU_ISA. Tests
 // may override it. Results do not depend on it (contract 3 of csrc/README.md), only the time does.
-//
-// The build defines S2T_HAVE_SCALAR, S2T_HAVE_AVX2, ... for what it compiled.
 
 #include <string>
 #include <vector>
@@ -37,37 +35,22 @@ struct KernelTable {
 }  // namespace s2t::cpu
 
 #if defined(S2T_HAVE_NEON)
-#define S2T_IF_NEON(...) __VA_ARGS__
 #define S2T_NEON_OR_NULL(name) neon::name
 #else
-#define S2T_IF_NEON(...)
 #define S2T_NEON_OR_NULL(name) nullptr
 #endif
 #if defined(S2T_HAVE_AVX2)
-#define S2T_IF_AVX2(...) __VA_ARGS__
 #define S2T_AVX2_OR_NULL(name) avx2::name
 #else
-#define S2T_IF_AVX2(...)
 #define S2T_AVX2_OR_NULL(name) nullptr
 #endif
 #if defined(S2T_HAVE_AVX512)
-#define S2T_IF_AVX512(...) __VA_ARGS__
 #define S2T_AVX512_OR_NULL(name) avx512::name
 #else
-#define S2T_IF_AVX512(...)
 #define S2T_AVX512_OR_NULL(name) nullptr
 #endif
 
-// At namespace s2t::cpu. S2T_DECLARE_KERNEL(void name(arguments);) declares the function in the
-// namespace of every instruction set; S2T_KERNEL_TABLE(name) is the initialiser of its KernelTable.
-#define S2T_DECLARE_KERNEL(...)            \
-  namespace scalar {                       \
-  __VA_ARGS__                              \
-  }                                        \
-  S2T_IF_NEON(namespace neon{__VA_ARGS__}) \
-  S2T_IF_AVX2(namespace avx2{__VA_ARGS__}) \
-  S2T_IF_AVX512(namespace avx512{__VA_ARGS__})
-
+// The initialiser of a KernelTable for a kernel declared with S2T_DECLARE_KERNEL.
 #define S2T_KERNEL_TABLE(name)                                                               \
   {                                                                                          \
     {                                                                                        \

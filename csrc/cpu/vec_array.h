@@ -64,12 +64,13 @@ S2T_HOST_DEVICE uint32_t mask_at_least(Vec a, Vec b) {
   return mask;
 }
 
-S2T_HOST_DEVICE bool any_nan(Vec a, Vec b) {
-  int count = 0;
+S2T_HOST_DEVICE uint32_t nan_mask(Vec a, Vec b) {
+  uint32_t mask = 0;
   for (int i = 0; i < 16; ++i) {
-    count += (a.lanes[i] != a.lanes[i]) + (b.lanes[i] != b.lanes[i]);
+    const bool is_nan = a.lanes[i] != a.lanes[i] || b.lanes[i] != b.lanes[i];
+    mask |= static_cast<uint32_t>(is_nan) << i;
   }
-  return count != 0;
+  return mask;
 }
 
 S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec n, Vec shifted, Vec d) {

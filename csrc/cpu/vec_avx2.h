@@ -79,10 +79,10 @@ S2T_HOST_DEVICE uint32_t mask_at_least(Vec a, Vec b) {
   return static_cast<uint32_t>(low | (high << 8));
 }
 
-S2T_HOST_DEVICE bool any_nan(Vec a, Vec b) {
-  const __m256 low = _mm256_cmp_ps(a.low, b.low, _CMP_UNORD_Q);
-  const __m256 high = _mm256_cmp_ps(a.high, b.high, _CMP_UNORD_Q);
-  return _mm256_movemask_ps(_mm256_or_ps(low, high)) != 0;
+S2T_HOST_DEVICE uint32_t nan_mask(Vec a, Vec b) {
+  const int low = _mm256_movemask_ps(_mm256_cmp_ps(a.low, b.low, _CMP_UNORD_Q));
+  const int high = _mm256_movemask_ps(_mm256_cmp_ps(a.high, b.high, _CMP_UNORD_Q));
+  return static_cast<uint32_t>(low | (high << 8));
 }
 
 S2T_HOST_DEVICE __m256 scale_in_range(__m256 value, __m256 shifted, __m256 d) {

@@ -65,8 +65,8 @@ S2T_HOST_DEVICE uint32_t mask_at_least(Vec a, Vec b) {
   return _mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ);
 }
 
-S2T_HOST_DEVICE bool any_nan(Vec a, Vec b) {
-  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q) != 0;
+S2T_HOST_DEVICE uint32_t nan_mask(Vec a, Vec b) {
+  return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q);
 }
 
 // value * 2^n is exact here, so scalef rounds nothing.

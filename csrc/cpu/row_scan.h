@@ -1,0 +1,111 @@
+#pragma once
+
+// One read of rows of logits: the best keys of each row and the statistics of its chunks.
+// propose_candidates, sample_token and support_kl all start with it.
+//
+// A row is cut at chunk boundaries into parts for the threads. A part's keys and chunk statistics
+// do not depend on where the others were cut, and merging them is exact (keys) or canonical
+// (statistics), so the result is the same for every number of threads.
+
+#include "core/canonical_math.h"
+#include "core/ordering.h"
+#include "core/propose_candidates.h"
+#include "core/scalar_type.h"
+#include "cpu/isa.h"
+#include "cpu/parallel.h"
+
+namespace s2t::cpu {
+
+struct LogitsView {
+  const void* data;  // [batch, vocab], rows row_stride elements apart
+  ScalarType type;
+  int64_t batch;
+  int64_t vocab;
+  int64_t row_stride;
+};
+
+// Ascending and without repeats, so that a walk over the chunks meets them in order.
+struct BlockedIds {
+  int64_t ids[kMaxBlockedIds];
+  int count;
+};
+
+BlockedIds sorted_blocked_ids(const int64_t* ids, int count);
+
+// -- keys -----------------------------------------------------------------------------------------
+
+// Moves the `keep` largest of `count` keys to the front, in any order, the smallest of them last
+// (at keep - 1). keep < count.
+void partition_largest(Key* keys, int64_t count, int64_t keep);
+
+// Sorts the `count` keys, largest first.
+void sort_largest_first(Key* keys, int64_t count);
+
+// -- one part of a row: compiled per instruction set
+// --------------------------------------------------
+
+struct ScanPart {
+  const void* row;
+  ScalarType type;
+  int64_t vocab;
+  int64_t first_chunk, end_chunk;
+  const BlockedIds* blocked;
+  int64_t num_best;           // how many of the best keys to find; at least 1
+  bool has_entropy;           // fill ChunkStats::weighted_sum (else 0)
+  float inverse_temperature;  // not 1: also fill tempered_sums
+
+  ChunkStats* stats;  // [end_chunk - first_chunk]
+  float*
+      tempered_sums;  // [end_chunk - first_chunk]: sums of exp((x - maximum) * inverse_temperature)
+  Key* keys;          // [key_capacity(num_best)]: the best first, in any order
+  int64_t num_keys;   // how many were found, at most num_best
+  bool has_nan;       // an unblocked NaN was seen
+};
+
+// Keys gather in a reservoir; at this fill the best num_best are kept and the rest dropped. Small
+// enough that the threshold follows the data, large enough that dropping is rare.
+S2T_HOST_DEVICE constexpr int64_t reservoir_limit(int64_t num_best) {
+  return num_best < 64 ? 256 : 4 * num_best;
+}
+
+// A chunk may add all its elements before the fill is looked at.
+S2T_HOST_DEVICE constexpr int64_t key_capacity(int64_t num_best) {
+  return reservoir_limit(num_best) + kChunkSize;
+}
+
+S2T_DECLARE_KERNEL(void scan_part(ScanPart& part);)
+
+// merge_chunks of core/canonical_math.h.
+S2T_DECLARE_KERNEL(RowStats merge_row(const ChunkStats* chunks, int64_t count);)
+
+// -- whole rows -----------------------------------------------------------------------------------
+
+struct ScanRequest {
+  int64_t num_best;
+  bool has_entropy;
+  float inverse_temperature;
+};
+
+struct ScannedRow {
+  RowStats stats;
+  const ChunkStats* chunks;    // [chunk_count(vocab)]
+  const float* tempered_sums;  // [chunk_count(vocab)] if inverse_temperature is not 1
+  const Key* best;             // [num_best], largest first, kNoKey beyond the valid ones
+  bool has_nan;
+};
+
+// How many parts to cut each of `batch` rows of `chunks` chunks into. Affects speed only.
+int64_t parts_per_row(int64_t batch, int64_t chunks, int num_threads);
+
+// Scans every row and calls finish(i, row) for each, from several threads, in any order.
+// request(i) says what row i needs.
+using RequestOfRow = ScanRequest (*)(const void* context, int64_t row);
+using FinishRow = void (*)(const void* context, int64_t row, const ScannedRow& scanned);
+void scan_rows(const Parallel& parallel,
+               const LogitsView& logits,
+               const BlockedIds& blocked,
+               const void* context,
+               RequestOfRow request,
+               FinishRow finish);
+
+}  // namespace s2t::cpu
