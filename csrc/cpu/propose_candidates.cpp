@@ -1,10 +1,9 @@
 // Keeps the k best tokens of every row with log-sum-exp, support entropy and full entropy: one scan
 // of the logits (row_scan.h), then what remains is work on 64 keys and a few statistics a row.
 
-#include "core/propose_candidates.h"
+#include "cpu/propose_candidates.h"
 
 #include "cpu/dispatch.h"
-#include "cpu/kernels.h"
 #include "cpu/row_scan.h"
 
 namespace s2t::cpu {

@@ -1,0 +1,55 @@
+#pragma once
+
+// Checks that operators on logits [batch, vocab] share.
+
+#include <optional>
+
+#include "bindings/checks.h"
+#include "core/propose_candidates.h"
+
+namespace s2t::bindings {
+
+inline void check_logits(const char* op, const char* argument, const Tensor& logits) {
+  check_rank(op, argument, logits, 2, "[batch, vocab]");
+  check_dtype(op, argument, logits, logit_dtypes());
+  const int64_t vocab = logits.size(1);
+  if (vocab < 1) fail(op, argument, "have at least one column", std::to_string(vocab));
+  if (vocab > INT32_MAX) {  // an id is half of a 64-bit key
+    fail(op, argument, "have less than 2^31 columns", std::to_string(vocab));
+  }
+}
+
+// The ids of a one-dimensional CPU tensor; empty for none.
+inline std::vector<int64_t> values_on_cpu(const std::optional<Tensor>& ids) {
+  std::vector<int64_t> values;
+  if (!ids) return values;
+  const int64_t count = ids->size(0), stride = ids->stride(0);
+  const int64_t* first = data<int64_t>(*ids);
+  values.reserve(static_cast<size_t>(count));
+  for (int64_t i = 0; i < count; ++i) values.push_back(first[i * stride]);
+  return values;
+}
+
+// Shape and, on the CPU, values. Elsewhere reading values would wait for the device.
+inline void check_blocked_ids(const char* op,
+                              const std::optional<Tensor>& blocked_ids,
+                              const Tensor& logits) {
+  if (!blocked_ids) return;
+  check_rank(op, "blocked_ids", *blocked_ids, 1, "[num_blocked]");
+  check_dtype(op, "blocked_ids", *blocked_ids, {Dtype::Long});
+  check_device(op, "blocked_ids", *blocked_ids, logits, "logits");
+  const int64_t count = blocked_ids->size(0), vocab = logits.size(1);
+  if (count > kMaxBlockedIds) {
+    fail(op, "blocked_ids", "have at most " + std::to_string(kMaxBlockedIds) + " ids",
+         std::to_string(count));
+  }
+  if (!blocked_ids->is_cpu()) return;
+  for (const int64_t id : values_on_cpu(blocked_ids)) {
+    if (id < 0 || id >= vocab) {
+      fail(op, "blocked_ids", "be in [0, vocab) = [0, " + std::to_string(vocab) + ")",
+           std::to_string(id));
+    }
+  }
+}
+
+}  // namespace s2t::bindings

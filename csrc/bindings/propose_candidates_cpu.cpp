@@ -1,0 +1,63 @@
+#include <tuple>
+
+#include "bindings/logits_checks.h"
+#include "bindings/parallel_cpu.h"
+#include "cpu/propose_candidates.h"
+
+namespace s2t::bindings {
+namespace {
+
+constexpr const char* kOp = "propose_candidates";
+
+void check(const Tensor& logits,
+           int64_t k,
+           int64_t support,
+           const std::optional<Tensor>& blocked_ids) {
+  check_logits(kOp, "logits", logits);
+  check_range(kOp, "k", k, 1, kMaxCandidates);
+  if (support != 0 && (support < k || support > kMaxCandidates)) {
+    fail(kOp, "support", "be 0 or in [k, " + std::to_string(kMaxCandidates) + "]",
+         std::to_string(support));
+  }
+  check_blocked_ids(kOp, blocked_ids, logits);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> propose_candidates_cpu(
+    const Tensor& logits, int64_t k, int64_t support, const std::optional<Tensor>& blocked_ids) {
+  check(logits, k, support, blocked_ids);
+  const Tensor rows = with_unit_last_stride(logits);
+  const std::vector<int64_t> blocked = values_on_cpu(blocked_ids);
+  const int64_t batch = rows.size(0);
+  const Tensor ids = new_tensor({batch, k}, Dtype::Long, rows);
+  const Tensor candidate_logits = new_tensor({batch, k}, Dtype::Float, rows);
+  const Tensor logsumexp = new_tensor({batch}, Dtype::Float, rows);
+  const Tensor support_entropy = new_tensor({batch}, Dtype::Float, rows);
+  const Tensor full_entropy = new_tensor({batch}, Dtype::Float, rows);
+  const Tensor status = new_tensor({batch}, Dtype::Int, rows);
+
+  ProposeCandidatesParams params = {};
+  params.logits = rows.const_data_ptr();
+  params.logits_type = scalar_type(rows);
+  params.batch = batch;
+  params.vocab = rows.size(1);
+  params.row_stride = rows.stride(0);
+  params.k = static_cast<int32_t>(k);
+  params.support = static_cast<int32_t>(support);
+  params.blocked_ids = blocked.data();
+  params.num_blocked = static_cast<int32_t>(blocked.size());
+  params.ids = mutable_data<int64_t>(ids);
+  params.candidate_logits = mutable_data<float>(candidate_logits);
+  params.logsumexp = mutable_data<float>(logsumexp);
+  params.support_entropy = mutable_data<float>(support_entropy);
+  params.full_entropy = mutable_data<float>(full_entropy);
+  params.status = mutable_data<int32_t>(status);
+  cpu::propose_candidates(params, torch_parallel());
+  return {ids, candidate_logits, logsumexp, support_entropy, full_entropy, status};
+}
+
+}  // namespace
+}  // namespace s2t::bindings
+
+STABLE_TORCH_LIBRARY_IMPL(s2t_ext, CPU, m) {
+  m.impl("propose_candidates", TORCH_BOX(&s2t::bindings::propose_candidates_cpu));
+}
