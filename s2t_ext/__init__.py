@@ -1,21 +1,67 @@
-"""Select-to-Think decoding: a small language model re-ranks its own candidates."""
+"""Select-to-Think decoding: a small language model re-ranks its own candidates.
+
+Public names are loaded when first used, so `import s2t_ext` does not import transformers.
+"""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Loads the native operators (torch.ops.s2t_ext.*), or warns that they are missing.
 from s2t_ext import _library as _library
 from s2t_ext._version import __version__
 from s2t_ext.info import info
 
-_LAZY_MODULES = ("ops", "reference")
+if TYPE_CHECKING:
+    from s2t_ext import ops, reference
+    from s2t_ext.calibration import calibrate
+    from s2t_ext.config import S2TConfig
+    from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
+    from s2t_ext.generation import decoding_method, generate, patch, unpatch
+    from s2t_ext.selector import Calibration, Selector, TriggerHead
 
-__all__ = ["__version__", "info", "ops", "reference"]
+_LAZY_MODULES = ("ops", "reference")
+_LAZY_NAMES = {
+    "Calibration": "selector",
+    "DecodingRecord": "decoding.record",
+    "S2TConfig": "config",
+    "S2TGenerateOutput": "decoding.record",
+    "Selector": "selector",
+    "StepEvent": "decoding.record",
+    "TriggerHead": "selector",
+    "calibrate": "calibration",
+    "decoding_method": "generation",
+    "generate": "generation",
+    "patch": "generation",
+    "unpatch": "generation",
+}
+
+__all__ = [
+    "Calibration",
+    "DecodingRecord",
+    "S2TConfig",
+    "S2TGenerateOutput",
+    "Selector",
+    "StepEvent",
+    "TriggerHead",
+    "__version__",
+    "calibrate",
+    "decoding_method",
+    "generate",
+    "info",
+    "ops",
+    "patch",
+    "reference",
+    "unpatch",
+]
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"s2t_ext.{name}")
+    if name in _LAZY_NAMES:
+        value = getattr(importlib.import_module(f"s2t_ext.{_LAZY_NAMES[name]}"), name)
+        globals()[name] = value
+        return value
     raise AttributeError(f"module 's2t_ext' has no attribute '{name}'")
 
 

@@ -6,6 +6,9 @@ like are imported inside the command, so that `--help` answers at once.
 
 import typer
 
+from s2t_ext.cli.calibrate import calibrate
+from s2t_ext.cli.generate import generate
+from s2t_ext.cli.import_checkpoint import import_checkpoint
 from s2t_ext.cli.info import info
 
 app = typer.Typer(
@@ -15,11 +18,9 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,  # a local may be a whole model
 )
 app.command()(info)
-
-
-@app.callback()
-def _root() -> None:
-    """Keeps `info` a subcommand even while it is the only one."""
+app.command()(generate)
+app.command()(calibrate)
+app.command("import-checkpoint")(import_checkpoint)
 
 
 def main() -> None:

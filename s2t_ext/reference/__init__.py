@@ -11,6 +11,7 @@ from s2t_ext.reference._common import (
     STATUS_NO_VALID_TOKEN,
 )
 from s2t_ext.reference.commit_candidates import commit_candidates
+from s2t_ext.reference.decoding import decode
 from s2t_ext.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.reference.sample_token import SampledToken, sample_token
 from s2t_ext.reference.score_and_select import ScoredSelection, score_and_select
@@ -29,6 +30,7 @@ __all__ = [
     "SelectedToken",
     "SupportKL",
     "commit_candidates",
+    "decode",
     "propose_candidates",
     "sample_token",
     "score_and_select",

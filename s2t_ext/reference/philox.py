@@ -10,6 +10,7 @@ from torch import Tensor
 # Purposes keep the draws of different decisions at one position apart (csrc/core/philox.h).
 PURPOSE_SAMPLE_TOKEN = 0
 PURPOSE_SELECT_TOKEN = 1
+PURPOSE_TRIGGER = 16  # from 16 on: policy in Python, no kernel draws it
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -1,0 +1,58 @@
+"""What several commands share: loading models, selectors and prompts, and saying no in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+errors = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Prints the message of an expected error (bad options, missing files); exits with status 2."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError, NotImplementedError) as error:
+        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from error
+
+
+def load_model(path: str, dtype: str) -> tuple[Any, Any]:
+    """(model, tokenizer) from a folder or hub repository, on the GPU if there is one."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except OSError as error:
+        raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device).eval(), tokenizer
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts of a file: JSON lines with "prompt" or "question", or plain text lines."""
+    prompts = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not line.strip():
+            continue
+        if path.suffix != ".jsonl":
+            prompts.append(line)
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: line {number} must be JSON, got {error}") from error
+        text = record.get("prompt", record.get("question"))
+        if not isinstance(text, str):
+            raise ValueError(f'{path}: line {number} must have "prompt" or "question", got {line}')
+        prompts.append(text)
+    return prompts

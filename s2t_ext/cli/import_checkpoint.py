@@ -1,0 +1,35 @@
+"""`python -m s2t_ext import-checkpoint`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, one_line_errors
+
+
+def import_checkpoint(
+    checkpoint: Annotated[str, typer.Argument(help="Score head, PEFT adapter or selector folder.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write the selector to.")],
+    model: Annotated[str, typer.Option(help="The base model it was trained on.")],
+    reserved_ids: Annotated[
+        str | None,
+        typer.Option(help="Score rows of an adapter: comma-separated ids. Default: found."),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+) -> None:
+    """Convert a foreign checkpoint into a selector folder."""
+    with one_line_errors():
+        from ..checkpoint import describe_base_model, load_selector
+
+        options = {}
+        if reserved_ids is not None:
+            options["reserved_ids"] = [int(part) for part in reserved_ids.split(",")]
+        student, _ = load_model(model, dtype)
+        base = describe_base_model(student)
+        selector = load_selector(checkpoint, student, **options)
+        selector.base_model = base
+        selector.save_pretrained(output)
+        typer.echo(f"{selector} -> {output}")

@@ -1,0 +1,144 @@
+"""S2TConfig: every option of Select-to-Think decoding, validated once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+CONFIG_NAME = "s2t_config.json"
+
+TRIGGERS = ("entropy", "margin", "head", "kl", "random", "always", "never")
+SELECT_MODES = ("local", "teacher", "takeover")
+PROPOSERS = ("adapted", "base")
+STEP_MODES = ("auto", "tree", "expand")
+
+#: Triggers that compare a statistic with `threshold`, and so need one.
+THRESHOLD_TRIGGERS = ("entropy", "margin", "head", "kl", "random")
+
+
+@dataclass(frozen=True)
+class S2TConfig:
+    """Options of one decoding run (arXiv 2604.26940, section 3; the defaults are the paper's unless
+    noted).
+
+    Raises:
+        ValueError: if an option lies outside its range; the message names the option, the rule and
+            the value.
+    """
+
+    #: Candidates per triggered step, 1..64.
+    k: int = 8
+    #: Size of the renormalised support the entropy is taken over, k..64; 0 means the full
+    #: vocabulary.
+    support: int = 64
+    #: Keep only candidates with p > candidate_ratio * p_max (0 keeps all k).
+    candidate_ratio: float = 0.0
+    #: When a step needs a choice; see `s2t_ext.triggers`.
+    trigger: str = "entropy"
+    #: Threshold of the trigger's statistic (nats for entropy and kl, logits for margin, probability
+    #: for head,
+    #: rate for random). None takes the selector's calibrated threshold.
+    threshold: float | None = None
+    #: No trigger in the first steps of a generation.
+    warmup_steps: int = 3
+    #: Who chooses: the selector, the teacher among the candidates (S2T), or the teacher over the
+    #: vocabulary.
+    select: str = "local"
+    #: Whose logits propose: the adapted model (paper) or the base model (proposal-preserving
+    #: selection).
+    proposer: str = "adapted"
+    #: 0 takes the best score; above 0 samples softmax(score / score_temperature).
+    score_temperature: float = 0.0
+    #: How candidates share a step: one tree forward, one batch-expanded forward, or whichever the
+    #: self-test allows.
+    step: str = "auto"
+
+    def __post_init__(self) -> None:
+        _require(isinstance(self.k, int) and 1 <= self.k <= 64, "k", "be in [1, 64]", self.k)
+        _require(
+            self.support == 0 or self.k <= self.support <= 64,
+            "support",
+            f"be 0 or in [k, 64] with k = {self.k}",
+            self.support,
+        )
+        _require(
+            0.0 <= self.candidate_ratio < 1.0,
+            "candidate_ratio",
+            "be in [0, 1)",
+            self.candidate_ratio,
+        )
+        for name, allowed in (
+            ("trigger", TRIGGERS),
+            ("select", SELECT_MODES),
+            ("proposer", PROPOSERS),
+            ("step", STEP_MODES),
+        ):
+            value = getattr(self, name)
+            _require(value in allowed, name, f"be one of {', '.join(allowed)}", value)
+        if self.threshold is not None:
+            value = float(self.threshold)
+            _require(value == value, "threshold", "not be NaN", value)
+            if self.trigger in ("random", "head"):
+                _require(
+                    0.0 <= value <= 1.0,
+                    "threshold",
+                    f"be in [0, 1] for trigger={self.trigger!r}",
+                    value,
+                )
+        _require(
+            isinstance(self.warmup_steps, int) and self.warmup_steps >= 0,
+            "warmup_steps",
+            "be a non-negative integer",
+            self.warmup_steps,
+        )
+        _require(
+            self.score_temperature >= 0.0,
+            "score_temperature",
+            "be at least 0",
+            self.score_temperature,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> S2TConfig:
+        """Builds a configuration from a dictionary; unknown keys raise ValueError."""
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ValueError(
+                f"S2TConfig: options must be among {', '.join(sorted(known))}, got "
+                f"{', '.join(unknown)}"
+            )
+        return cls(**options)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Writes the options under "decoding" of `s2t_config.json` in `folder`, keeping its other
+        entries.
+        """
+        path = Path(folder) / CONFIG_NAME
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = json.loads(path.read_text()) if path.exists() else {}
+        content["decoding"] = self.to_dict()
+        path.write_text(json.dumps(content, indent=2) + "\n")
+        return path
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo: str | Path, **overrides: Any) -> S2TConfig:
+        """Reads the options from a folder or a hub repository; `overrides` replace single
+        options.
+        """
+        from .checkpoint import locate_file
+
+        path = locate_file(path_or_repo, CONFIG_NAME)
+        options = json.loads(path.read_text()).get("decoding", {})
+        return cls.from_dict({**options, **overrides})
+
+
+def _require(condition: bool, name: str, rule: str, value: Any) -> None:
+    if not condition:
+        raise ValueError(f"S2TConfig: {name} must {rule}, got {value!r}")

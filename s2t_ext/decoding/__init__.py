@@ -1,0 +1,3 @@
+"""The decode loop: logits -> propose -> trigger -> candidate forward -> score and select ->
+commit.
+"""

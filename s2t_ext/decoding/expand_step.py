@@ -1,0 +1,127 @@
+"""Candidates as extra batch rows: works for every causal model, at the price of copying the
+triggered rows' cache K times.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.generation.utils import ALL_CACHE_NAMES
+
+from .candidate_step import CandidateContext, Committed
+from .logits_head import traced_head
+
+
+class ExpandStep:
+    """A candidate forward by batch expansion: triggered rows K times, the others once, one ordinary
+    one-token forward.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.forward_passes = 0
+        self.tokens = 0
+        self._cache: Cache | None = None
+        self._starts: torch.Tensor | None = None
+        self._logits: torch.Tensor | None = None
+        self._hidden: torch.Tensor | None = None
+
+    def forward(
+        self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
+    ) -> torch.Tensor:
+        """See `CandidateStep.forward`; rows that need no choice are not expanded."""
+        batch, k = candidates.shape
+        cache = self._catch_up(context)
+        copies = torch.where(needed, k, 1)
+        rows = torch.repeat_interleave(torch.arange(batch, device=copies.device), copies)
+        starts = copies.cumsum(0) - copies
+        slots = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
+        cache.reorder_cache(rows)
+        outputs, hidden = self._run(
+            torch.cat([context.input_ids[rows], candidates[rows, slots][:, None]], dim=1),
+            1,
+            cache,
+            None if context.attention_mask is None else context.attention_mask[rows],
+            _take_rows(context.position_ids, rows, batch),
+            context.model_kwargs,
+        )
+        self._cache = _cache_of(outputs, cache)
+        self._starts, self._logits, self._hidden = starts, outputs.logits[:, -1], hidden[:, -1]
+        self.forward_passes, self.tokens = (
+            1 + bool(context.num_pending),
+            rows.shape[0] + context.pending.numel(),
+        )
+        spread = (starts[:, None] + torch.arange(k, device=starts.device)).clamp(
+            max=rows.shape[0] - 1
+        )
+        return self._hidden[torch.where(needed[:, None], spread, starts[:, None])]
+
+    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
+        """See `CandidateStep.commit`; the winners' logits are those of their own rows."""
+        assert self._cache is not None and self._starts is not None
+        assert self._logits is not None and self._hidden is not None
+        winners = self._starts + slot
+        self._cache.reorder_cache(winners)
+        logits = self._logits[winners] if need_logits else None
+        committed = Committed(self._cache, logits, self._hidden[winners])
+        self._cache = self._starts = self._logits = self._hidden = None
+        return committed
+
+    def _catch_up(self, context: CandidateContext) -> Cache:
+        """Takes the pending tokens through the model first; they cannot share the expanded
+        forward.
+        """
+        if not context.num_pending:
+            return context.cache
+        mask, positions = context.attention_mask, context.position_ids
+        outputs, _ = self._run(
+            context.input_ids,
+            context.num_pending,
+            context.cache,
+            None if mask is None else mask[:, :-1],
+            None if positions is None else positions[..., :-1],
+            context.model_kwargs,
+        )
+        return _cache_of(outputs, context.cache)
+
+    def _run(
+        self,
+        input_ids: torch.Tensor,
+        new_tokens: int,
+        cache: Cache,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        model_kwargs: dict[str, Any],
+    ) -> tuple[Any, torch.Tensor]:
+        options = {k: v for k, v in model_kwargs.items() if k not in _CARRIED_ELSEWHERE}
+        inputs = self.model.prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=new_tokens,
+            **{cache_name(model_kwargs): cache},
+            attention_mask=mask,
+            **({} if positions is None else {"position_ids": positions}),
+            **options,
+        )
+        with traced_head(self.model) as trace:
+            outputs = self.model(**inputs, return_dict=True)
+        assert trace.hidden is not None
+        return outputs, trace.hidden
+
+
+_CARRIED_ELSEWHERE = {"attention_mask", "position_ids", "inputs_embeds", *ALL_CACHE_NAMES}
+
+
+def cache_name(model_kwargs: dict[str, Any]) -> str:
+    """The keyword this model takes its cache by."""
+    return next((name for name in ALL_CACHE_NAMES if name in model_kwargs), "past_key_values")
+
+
+def _cache_of(outputs: Any, fallback: Cache) -> Cache:
+    return next((outputs[name] for name in ALL_CACHE_NAMES if name in outputs), fallback)
+
+
+def _take_rows(tensor: torch.Tensor | None, rows: torch.Tensor, batch: int) -> torch.Tensor | None:
+    return None if tensor is None else tensor.expand(*tensor.shape[:-2], batch, -1)[..., rows, :]

@@ -1,0 +1,54 @@
+"""Proposal-preserving selection: the base model generates, the adapted model only scores, from a
+cache of its own.
+
+The adapted cache lags behind: untriggered steps cost nothing, and a triggered step takes the tokens
+    emitted since the last one
+and the K candidates through the adapted model in one forward (design, section 2.5).
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache
+
+from .adapters import AdapterSwitch
+from .candidate_step import CandidateContext, CandidateStep
+
+
+class LaggingScorer:
+    """Runs a candidate step on the adapted model, with a cache that is caught up only when a choice
+    is due.
+
+    Args:
+        step: The candidate step to run with the adapter on.
+        switch: The model's adapters; off outside `forward`.
+        cache: An empty cache for the adapted model.
+    """
+
+    def __init__(self, step: CandidateStep, switch: AdapterSwitch, cache: Cache) -> None:
+        self.step = step
+        self.switch = switch
+        self._cache = cache
+        self._seen = 0
+
+    def forward(
+        self, base: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
+    ) -> torch.Tensor:
+        """Hidden states [batch, K, D] of the adapted model after each candidate; `base` is the base
+        model's context.
+        """
+        context = CandidateContext(
+            cache=self._cache,
+            input_ids=base.input_ids,
+            num_pending=base.input_ids.shape[1] - self._seen,
+            attention_mask=base.attention_mask,
+            position_ids=base.position_ids,
+            model_kwargs=base.model_kwargs,
+        )
+        with self.switch.on():
+            return self.step.forward(context, candidates, needed)
+
+    def commit(self, slot: torch.Tensor, sequence_length: int) -> None:
+        """Keeps the winners; `sequence_length` counts the tokens so far, the winners included."""
+        self._cache = self.step.commit(slot, need_logits=False).cache
+        self._seen = sequence_length

@@ -1,0 +1,131 @@
+"""The token an untriggered row takes: argmax, or a draw after transformers' sampling warpers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+from transformers.generation import logits_process
+
+from .. import ops
+
+#: Warpers `sample_token` does itself, in the order transformers applies them.
+_FUSED = (
+    logits_process.TemperatureLogitsWarper,
+    logits_process.TopKLogitsWarper,
+    logits_process.TopPLogitsWarper,
+    logits_process.MinPLogitsWarper,
+)
+#: Everything `generate` appends after the user's own processors when it samples; candidates are
+#: proposed before these.
+_WARPERS = (
+    *_FUSED,
+    logits_process.TopHLogitsWarper,
+    logits_process.TypicalLogitsWarper,
+    logits_process.EpsilonLogitsWarper,
+    logits_process.EtaLogitsWarper,
+    logits_process.WatermarkLogitsProcessor,
+    logits_process.SynthIDTextWatermarkLogitsProcessor,
+    logits_process.LogitNormalization,
+)
+
+
+@dataclass(frozen=True)
+class SamplingParameters:
+    """Arguments of `sample_token`; the defaults draw from the softmax of the logits as they are."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+
+class OrdinaryToken:
+    """Splits `generate`'s processor list into what shapes the proposal and what only shapes
+    sampling.
+
+    Attributes:
+        processors: Applied before candidates are proposed (penalties, bans, forced tokens, the
+            user's own).
+        warpers: The tail of the list that only sampling sees.
+        fused: Parameters if `sample_token` can do all warpers itself, else None.
+    """
+
+    def __init__(self, logits_processor: LogitsProcessorList, do_sample: bool) -> None:
+        processors = list(logits_processor)
+        split = len(processors)
+        while do_sample and split and isinstance(processors[split - 1], _WARPERS):
+            split -= 1
+        self.do_sample = do_sample
+        self.processors = LogitsProcessorList(processors[:split])
+        self.warpers = LogitsProcessorList(processors[split:])
+        self.fused = _fuse(processors[split:])
+
+    def scores(self, input_ids: torch.Tensor, processed: torch.Tensor) -> torch.Tensor:
+        """What transformers records under `scores`: the processed logits after the warpers, fp32
+        [batch, V].
+        """
+        return self.warpers(input_ids, processed) if self.warpers else processed
+
+    def choose(
+        self,
+        processed: torch.Tensor,
+        argmax: torch.Tensor,
+        input_ids: torch.Tensor,
+        *,
+        seed: torch.Tensor,
+        position: torch.Tensor,
+        blocked_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The ordinary next token of every row.
+
+        Args:
+            processed: Processed logits [batch, V]. argmax: Their first candidate, int64 [batch].
+                input_ids: int64 [batch, T].
+            seed, position: int64 [batch], the key of the random numbers. blocked_ids: Never drawn.
+
+        Returns:
+            int64 [batch]; -1 for a row without a single valid logit.
+        """
+        if not self.do_sample:
+            return argmax
+        parameters = self.fused
+        if parameters is None:
+            processed, parameters = self.warpers(input_ids, processed.clone()), SamplingParameters()
+        batch, device = processed.shape[0], processed.device
+        return ops.sample_token(
+            processed,
+            torch.full((batch,), parameters.temperature, dtype=torch.float32, device=device),
+            torch.full((batch,), parameters.top_k, dtype=torch.int64, device=device),
+            torch.full((batch,), parameters.top_p, dtype=torch.float32, device=device),
+            torch.full((batch,), parameters.min_p, dtype=torch.float32, device=device),
+            seed,
+            position,
+            blocked_ids,
+        ).token
+
+
+def _fuse(warpers: list[LogitsProcessor]) -> SamplingParameters | None:
+    """Parameters of `sample_token` equal to the warpers, or None if one is foreign, repeated, or
+    out of order.
+    """
+    kinds = [type(warper) for warper in warpers]
+    if any(kind not in _FUSED for kind in kinds) or kinds != sorted(set(kinds), key=_FUSED.index):
+        return None
+    if any(getattr(warper, "filter_value", float("-inf")) != float("-inf") for warper in warpers):
+        return None
+    if any(getattr(warper, "min_tokens_to_keep", 1) != 1 for warper in warpers):
+        return None
+    found = {kind: warper for kind, warper in zip(kinds, warpers, strict=True)}
+
+    def value(kind: type, name: str, default: float) -> float:
+        return getattr(found[kind], name) if kind in found else default
+
+    temperature, top_k, top_p, min_p = _FUSED
+    return SamplingParameters(
+        temperature=float(value(temperature, "temperature", 1.0)),
+        top_k=int(value(top_k, "top_k", 0)),
+        top_p=float(value(top_p, "top_p", 1.0)),
+        min_p=float(value(min_p, "min_p", 0.0)),
+    )

@@ -1,0 +1,196 @@
+"""What a run did: the `.s2t` of a result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+
+@dataclass
+class StepEvent:
+    """One decoding step, as handed to `on_step`.
+
+    Attributes:
+        step: 0 for the first generated token.
+        tokens: int64 [batch], what was emitted. ordinary: int64 [batch], what would have been
+            without a choice.
+        triggered: Bool [batch]. slot: int64 [batch], rank of the chosen candidate (0 = the model's
+            own favourite).
+        statistic, entropy: fp32 [batch]. active: Bool [batch], rows still generating before this
+            step.
+        candidates: int64 [batch, K], -1 where there is none. scores: fp32 [batch, K] or None if no
+            row was triggered.
+    """
+
+    step: int
+    tokens: torch.Tensor
+    ordinary: torch.Tensor
+    triggered: torch.Tensor
+    slot: torch.Tensor
+    statistic: torch.Tensor
+    entropy: torch.Tensor
+    active: torch.Tensor
+    candidates: torch.Tensor
+    scores: torch.Tensor | None = None
+
+    @property
+    def changed(self) -> torch.Tensor:
+        """Bool [batch]: rows whose token differs from the ordinary one."""
+        return self.triggered & (self.tokens != self.ordinary)
+
+
+@dataclass
+class RowRecord:
+    """One sequence: lists run over its steps.
+
+    Attributes:
+        tokens: Emitted ids. entropies: Support entropy in nats. statistics: The trigger's
+            statistic.
+        triggered_steps: Steps that needed a choice. changed_steps: Those where the choice differed
+            from the ordinary token.
+        chosen_ranks: Rank of the chosen candidate at each triggered step.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    statistics: list[float] = field(default_factory=list)
+    triggered_steps: list[int] = field(default_factory=list)
+    changed_steps: list[int] = field(default_factory=list)
+    chosen_ranks: list[int] = field(default_factory=list)
+
+    @property
+    def steps(self) -> int:
+        """Number of tokens generated."""
+        return len(self.tokens)
+
+
+@dataclass
+class DecodingRecord:
+    """Everything recorded about one `generate` call.
+
+    Attributes:
+        rows: One record per sequence.
+        step_mode: "tree" or "expand", and `step_reason` why.
+        forward_passes: Calls of the student (prefill included). tokens_through_model: Token
+            positions they computed.
+        teacher_forward_passes: Calls of the teacher, 0 without one.
+        milliseconds: Wall-clock time per phase (host time: on CUDA it does not wait for the
+            device).
+    """
+
+    rows: list[RowRecord] = field(default_factory=list)
+    step_mode: str = ""
+    step_reason: str = ""
+    forward_passes: int = 0
+    tokens_through_model: int = 0
+    teacher_forward_passes: int = 0
+    milliseconds: dict[str, float] = field(default_factory=dict)
+    _events: list[StepEvent] = field(default_factory=list, repr=False)
+
+    @property
+    def steps(self) -> int:
+        """Tokens generated, over all rows."""
+        return sum(row.steps for row in self.rows)
+
+    @property
+    def triggers(self) -> int:
+        """Triggered steps, over all rows."""
+        return sum(len(row.triggered_steps) for row in self.rows)
+
+    @property
+    def changed_tokens(self) -> int:
+        """Steps whose token was changed by the choice, over all rows."""
+        return sum(len(row.changed_steps) for row in self.rows)
+
+    @property
+    def trigger_rate(self) -> float:
+        """Triggered share of all steps; 0 for an empty run."""
+        return self.triggers / self.steps if self.steps else 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the time spent inside to `milliseconds[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.milliseconds[name] = (
+                self.milliseconds.get(name, 0.0) + (time.perf_counter() - start) * 1e3
+            )
+
+    def count_forward(self, tokens: int, passes: int = 1) -> None:
+        """Adds student forward passes and the token positions they took."""
+        self.forward_passes += passes
+        self.tokens_through_model += tokens
+
+    def add(self, event: StepEvent) -> None:
+        """Keeps a step; its tensors are read only in `finish`, so no step waits for the device."""
+        self._events.append(event)
+
+    def finish(self) -> None:
+        """Turns the kept steps into row records."""
+        if not self._events:
+            return
+        names = ("tokens", "triggered", "changed", "slot", "statistic", "entropy", "active")
+        columns = {
+            name: torch.stack([getattr(e, name) for e in self._events]).tolist() for name in names
+        }
+        batch = len(columns["tokens"][0])
+        self.rows = [RowRecord() for _ in range(batch)]
+        for index, event in enumerate(self._events):
+            for b, row in enumerate(self.rows):
+                if not columns["active"][index][b]:
+                    continue
+                row.tokens.append(columns["tokens"][index][b])
+                row.entropies.append(columns["entropy"][index][b])
+                row.statistics.append(columns["statistic"][index][b])
+                if columns["triggered"][index][b]:
+                    row.triggered_steps.append(event.step)
+                    row.chosen_ranks.append(columns["slot"][index][b])
+                if columns["changed"][index][b]:
+                    row.changed_steps.append(event.step)
+        self._events.clear()
+
+    def summary(self) -> dict[str, Any]:
+        """Totals as plain JSON values."""
+        return {
+            "steps": self.steps,
+            "triggers": self.triggers,
+            "changed_tokens": self.changed_tokens,
+            "trigger_rate": self.trigger_rate,
+            "step_mode": self.step_mode,
+            "step_reason": self.step_reason,
+            "forward_passes": self.forward_passes,
+            "tokens_through_model": self.tokens_through_model,
+            "teacher_forward_passes": self.teacher_forward_passes,
+            "milliseconds": {name: round(value, 3) for name, value in self.milliseconds.items()},
+        }
+
+    def write_jsonl(self, path: str | Path) -> Path:
+        """Writes one line with the totals, then one line per sequence; returns the path."""
+        path = Path(path)
+        with path.open("w") as file:
+            file.write(json.dumps({"kind": "summary", **self.summary()}) + "\n")
+            for index, row in enumerate(self.rows):
+                content = {name: getattr(row, name) for name in RowRecord.__dataclass_fields__}
+                file.write(json.dumps({"kind": "row", "row": index, **content}) + "\n")
+        return path
+
+
+@dataclass
+class S2TGenerateOutput(GenerateDecoderOnlyOutput):
+    """`GenerateDecoderOnlyOutput` with one more field.
+
+    Attributes:
+        s2t: The `DecodingRecord` of the call.
+    """
+
+    s2t: DecodingRecord | None = None

@@ -1,0 +1,113 @@
+"""What the decode loop does not do, said before it starts: every refusal names the reason and the
+alternative.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation.configuration_utils import GenerationMode
+from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
+
+from ..config import S2TConfig
+from ..selector import Selector
+from ..triggers import Trigger
+
+_MODE_ARGUMENTS = {
+    GenerationMode.BEAM_SEARCH: "num_beams must be 1",
+    GenerationMode.BEAM_SAMPLE: "num_beams must be 1",
+    GenerationMode.GROUP_BEAM_SEARCH: "num_beam_groups must be 1",
+    GenerationMode.CONSTRAINED_BEAM_SEARCH: "constraints must be None",
+    GenerationMode.CONTRASTIVE_SEARCH: "penalty_alpha must be None",
+    GenerationMode.ASSISTED_GENERATION: (
+        "assistant_model, prompt_lookup_num_tokens and use_mtp must be unset"
+    ),
+    GenerationMode.DOLA_GENERATION: "dola_layers must be None",
+}
+
+
+def check_generation(
+    model: PreTrainedModel,
+    generation_config: GenerationConfig,
+    logits_processor: LogitsProcessorList,
+    model_kwargs: dict[str, Any],
+    synced_gpus: bool,
+) -> None:
+    """Raises ValueError for a generation mode or option that Select-to-Think decoding cannot
+    honour.
+    """
+    mode = generation_config.get_generation_mode()
+    if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
+        rule = _MODE_ARGUMENTS.get(mode, "the mode must be greedy or sampling")
+        _refuse(
+            f"{rule} (Select-to-Think decodes greedily or by sampling; use model.generate for "
+            "this mode)",
+            mode.value,
+        )
+    if model.config.is_encoder_decoder:
+        _refuse("model must be decoder-only", f"the encoder-decoder {type(model).__name__}")
+    if not generation_config.use_cache or not model_kwargs.get("use_cache", True):
+        _refuse(
+            "use_cache must be True (s2t_ext.reference.decode is the loop without a cache)", False
+        )
+    if synced_gpus:
+        _refuse(
+            "synced_gpus must be False (fully sharded models are not supported: gather the "
+            "model first)",
+            True,
+        )
+    if generation_config.output_attentions:
+        _refuse(
+            "output_attentions must be False (run model(sequences, output_attentions=True) on "
+            "the result)",
+            True,
+        )
+    if generation_config.output_hidden_states:
+        _refuse(
+            "output_hidden_states must be False (run model(sequences, "
+            "output_hidden_states=True) on the result)",
+            True,
+        )
+    if generation_config.guidance_scale not in (None, 1, 1.0) or any(
+        isinstance(p, UnbatchedClassifierFreeGuidanceLogitsProcessor) for p in logits_processor
+    ):
+        _refuse(
+            "guidance_scale must be 1 (its processor runs the model itself, once per step, and "
+            "would not see the candidates)",
+            generation_config.guidance_scale,
+        )
+    if generation_config.cache_implementation == "paged":
+        _refuse(
+            "cache_implementation must not be 'paged' (continuous batching bypasses custom "
+            "decoding)",
+            "paged",
+        )
+    position_ids = model_kwargs.get("position_ids")
+    if position_ids is not None and position_ids.dim() != 2:
+        _refuse(
+            "position_ids must be [batch, length] (multi-axis rope is not supported)",
+            f"{position_ids.dim()} dimensions",
+        )
+
+
+def check_options(
+    config: S2TConfig, trigger: Trigger, selector: Selector | None, teacher: object | None
+) -> None:
+    """Raises ValueError if the options ask for a selector or teacher that was not given."""
+    chooses = trigger.can_fire
+    if chooses and config.select == "local" and selector is None:
+        _refuse("selector must be given for select='local' (or set trigger='never')", None)
+    if config.select in ("teacher", "takeover") and chooses and teacher is None:
+        _refuse(f"teacher must be given for select={config.select!r}", None)
+    if config.trigger == "kl" and teacher is None:
+        _refuse("teacher must be given for trigger='kl'", None)
+    if teacher is not None and config.trigger != "kl" and (config.select == "local" or not chooses):
+        _refuse(
+            f"teacher must be None for select={config.select!r} and trigger={config.trigger!r}",
+            type(teacher).__name__,
+        )
+
+
+def _refuse(rule: str, value: Any) -> None:
+    raise ValueError(f"generate: {rule}, got {value}")

@@ -1,0 +1,174 @@
+"""Can this model run K candidates in one tree forward? Decided by trying it, once per model."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from .candidate_cache import candidate_cache
+from .candidate_step import CandidateContext, CandidateStep
+from .expand_step import ExpandStep
+from .logits_head import LogitsHead, find_logits_head
+from .tree_step import TreeStep
+
+#: Largest |tree - expand| allowed, relative to the largest hidden or logit value. Leaks between
+#: candidates measure 1e-1 and more.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_LOW_PRECISION_TOLERANCE = 5e-2
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What was found out about a model.
+
+    Attributes:
+        head: How to get logits from hidden states.
+        tree: Whether the tree forward is exact for it.
+        reason: Why, in words for the user.
+    """
+
+    head: LogitsHead
+    tree: bool
+    reason: str
+
+
+_attachments: weakref.WeakKeyDictionary[PreTrainedModel, tuple[Any, Attachment]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def attach(model: PreTrainedModel) -> Attachment:
+    """The findings for `model`, from the first call with its present dtype, device and attention
+    implementation.
+    """
+    key = (model.dtype, str(model.device), model.config._attn_implementation)
+    known = _attachments.get(model)
+    if known is not None and known[0] == key:
+        return known[1]
+    head = find_logits_head(model)
+    tree, reason = _try_tree(model, head)
+    attachment = Attachment(head, tree, reason)
+    _attachments[model] = (key, attachment)
+    return attachment
+
+
+def make_step(attachment: Attachment, mode: str) -> CandidateStep:
+    """The candidate step for a configuration's `step` option ("auto", "tree" or "expand").
+
+    Raises:
+        ValueError: if "tree" was asked for and the model cannot.
+    """
+    model = attachment.head.model
+    if mode == "tree" and not attachment.tree:
+        raise ValueError(
+            "generate: step must be 'auto' or 'expand' for this model, got 'tree' "
+            f"({attachment.reason})"
+        )
+    if mode == "expand" or not attachment.tree:
+        return ExpandStep(model)
+    return TreeStep(model, attachment.head)
+
+
+def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
+    """Whether the model recomputes its prefix at this length (long-context rope switches): no tree
+    forward is exact then.
+    """
+    if type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation:
+        return False
+    inputs = model.prepare_inputs_for_generation(
+        torch.cat([context.input_ids, context.input_ids[:, -1:]], dim=1),
+        next_sequence_length=1,
+        past_key_values=context.cache,
+        attention_mask=context.attention_mask,
+        position_ids=context.position_ids,
+        use_cache=True,
+    )
+    return inputs.get("past_key_values") is None
+
+
+def _try_tree(model: PreTrainedModel, head: LogitsHead) -> tuple[bool, str]:
+    if not type(model).is_backend_compatible():
+        return False, f"{type(model).__name__} does not take registered attention implementations"
+    try:
+        cache = candidate_cache(model.config.get_text_config(decoder=True))
+    except NotImplementedError as error:
+        return False, str(error)
+    tokens, mask, positions = _sample_prompt(model)
+    try:
+        tree = _probe(model, TreeStep(model, head), cache, tokens, mask, positions)
+        expand = _probe(
+            model,
+            ExpandStep(model),
+            DynamicCache(config=model.config.get_text_config(decoder=True)),
+            tokens,
+            mask,
+            positions,
+        )
+    except (
+        Exception
+    ) as error:  # a model's own code may fail in any way when driven outside its beaten path
+        return False, f"the tree forward raised {type(error).__name__}: {error}"
+    tolerance = _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE)
+    for name, a, b in zip(("hidden states", "logits"), tree, expand, strict=True):
+        difference = float(
+            (a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-6)
+        )
+        if not difference <= tolerance:
+            return (
+                False,
+                f"tree and expanded forwards differ by {difference:.1e} in {name} (allowed "
+                f"{tolerance:.0e})",
+            )
+    return True, "tree and expanded forwards agree"
+
+
+def _sample_prompt(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two rows of five tokens, the second left-padded by two."""
+    vocab = model.get_input_embeddings().weight.shape[0]
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.tensor([[11, 3, 7, 29, 5], [1, 1, 13, 4, 17]], device=device) % vocab
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=device)
+    return tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+@torch.no_grad()
+def _probe(
+    model: PreTrainedModel,
+    step: CandidateStep,
+    cache: Cache,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prefill, three candidates, commit slots (2, 1), one more token: hidden states of the
+    candidates, and final logits.
+    """
+    prefix = slice(0, 4)
+    model(
+        input_ids=tokens[:, prefix],
+        attention_mask=mask[:, prefix],
+        position_ids=positions[:, prefix],
+        past_key_values=cache,
+    )
+    candidates = torch.stack([tokens[:, 4], tokens[:, 0], tokens[:, 3]], dim=1)
+    context = CandidateContext(
+        cache, tokens[:, prefix], 0, mask, positions, {"use_cache": True, "past_key_values": cache}
+    )
+    hidden = step.forward(
+        context, candidates, torch.ones(2, dtype=torch.bool, device=tokens.device)
+    )
+    slot = torch.tensor([2, 1], device=tokens.device)
+    cache = step.commit(slot).cache
+    grown = torch.cat([mask, mask[:, -1:]], dim=1)
+    logits = model(
+        input_ids=tokens[:, 4:],
+        attention_mask=grown,
+        position_ids=positions[:, -1:] + 1,
+        past_key_values=cache,
+    ).logits[:, -1]
+    return hidden.clone(), logits

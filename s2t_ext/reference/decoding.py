@@ -1,0 +1,190 @@
+"""Select-to-Think decoding as the paper writes it: every state recomputed from its whole prefix, no
+cache, one row at a time.
+
+This is the specification of `s2t_ext.generate`: slow, short, and what the fast loop must equal
+token for token in fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .propose_candidates import ProposedCandidates, propose_candidates
+from .score_candidates import score_candidates
+
+if TYPE_CHECKING:
+    from transformers import LogitsProcessorList, PreTrainedModel
+
+    from ..config import S2TConfig
+    from ..selector import Selector
+
+
+@torch.no_grad()
+def decode(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    config: S2TConfig,
+    selector: Selector | None = None,
+    max_new_tokens: int,
+    eos_token_ids: Sequence[int] = (),
+    pad_token_id: int = 0,
+    logits_processor: LogitsProcessorList | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Greedy decoding with S2T-LOCAL choices, recomputing prefix + candidate for every candidate.
+
+    Args:
+        model: A causal language model; with an adapter and `proposer="base"` the adapter is off
+            while proposing.
+        input_ids: int64 [batch, length], left-padded. attention_mask: [batch, length], 1 for real
+            tokens.
+        config: Options; `select` must be "local" and `score_temperature` 0.
+        selector: Needed unless `trigger="never"`.
+        max_new_tokens, eos_token_ids, pad_token_id, logits_processor: As in `generate`.
+        seed: Row b draws its random triggers with seed + b.
+
+    Returns:
+        int64 [batch, length + new]; finished rows are filled with `pad_token_id`.
+    """
+    rows = []
+    for b, row in enumerate(input_ids):
+        real = row if attention_mask is None else row[attention_mask[b].bool()]
+        rows.append(
+            _decode_row(
+                model,
+                real,
+                config,
+                selector,
+                max_new_tokens,
+                eos_token_ids,
+                logits_processor,
+                seed + b,
+            )
+        )
+    longest = max(len(row) for row in rows)
+    new = torch.full((len(rows), longest), pad_token_id, dtype=input_ids.dtype)
+    for b, row in enumerate(rows):
+        new[b, : len(row)] = torch.tensor(row)
+    return torch.cat([input_ids, new.to(input_ids.device)], dim=1)
+
+
+def _decode_row(
+    model: PreTrainedModel,
+    prompt: Tensor,
+    config: S2TConfig,
+    selector: Selector | None,
+    max_new_tokens: int,
+    eos_token_ids: Sequence[int],
+    logits_processor: LogitsProcessorList | None,
+    seed: int,
+) -> list[int]:
+    from ..triggers import resolve_trigger
+
+    trigger = resolve_trigger(config, selector)
+    blocked = (
+        torch.tensor(selector.reserved_ids)
+        if selector is not None and selector.reserved_ids
+        else None
+    )
+    prefix, new = prompt[None], []
+    for step in range(max_new_tokens):
+        with _adapter(model, on=config.proposer == "adapted"):
+            logits, hidden = _last_state(model, prefix)
+        if logits_processor is not None:
+            logits = logits_processor(prefix, logits)
+        proposal = propose_candidates(logits, config.k, config.support, blocked)
+        statistic = trigger.statistic(
+            proposal,
+            seed=torch.tensor([seed]),
+            position=torch.tensor([step]),
+            hidden=hidden,
+            selector=selector,
+        )
+        token = int(proposal.ids[0, 0])
+        if bool(trigger.fires(statistic, step)):
+            assert selector is not None
+            with _adapter(model, on=True):
+                token = _best_candidate(model, prefix, proposal, config, selector)
+        new.append(token)
+        prefix = torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1)
+        if token in eos_token_ids:
+            break
+    return new
+
+
+def _best_candidate(
+    model: PreTrainedModel,
+    prefix: Tensor,
+    proposal: ProposedCandidates,
+    config: S2TConfig,
+    selector: Selector,
+) -> int:
+    """argmax_c score(h(prefix + c)) + prior_weight * log p(c | prefix); ties go to the likelier
+    candidate.
+    """
+    best_token, best_total = int(proposal.ids[0, 0]), float("-inf")
+    floor = float("-inf")
+    if config.candidate_ratio > 0:
+        floor = float(proposal.logits[0, 0]) + float(
+            torch.log(torch.tensor(config.candidate_ratio))
+        )
+    for token, logit in zip(proposal.ids[0].tolist(), proposal.logits[0].tolist(), strict=True):
+        if token < 0 or logit <= floor:
+            continue
+        _, hidden = _last_state(
+            model, torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1)
+        )
+        total = float(
+            score_candidates(
+                hidden,
+                selector.rows,
+                selector.bias,
+                selector.bin_values,
+                selector.bin_temperature,
+                selector.logit_scale,
+                selector.softcap,
+            )
+        )
+        if selector.prior_weight:
+            total += selector.prior_weight * (logit - float(proposal.logsumexp))
+        if total > best_total:
+            best_token, best_total = token, total
+    return best_token
+
+
+def _last_state(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """(logits [1, V] fp32, head input [1, D]) at the last token of ids [1, length], from
+    scratch.
+    """
+    seen: dict[str, Tensor] = {}
+    head = model.get_output_embeddings()
+    handle = head.register_forward_hook(
+        lambda module, inputs, output: seen.update(hidden=inputs[0])
+    )
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return logits[:, -1].float(), seen["hidden"][:, -1]
+
+
+@contextlib.contextmanager
+def _adapter(model: PreTrainedModel, on: bool) -> Iterator[None]:
+    """The model's PEFT adapter on or off, by PEFT's own means."""
+    from ..decoding.adapters import adapter_layers
+
+    layers = adapter_layers(model)
+    for layer in layers:
+        layer.enable_adapters(on)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
