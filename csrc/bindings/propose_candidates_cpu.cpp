@@ -1,7 +1,7 @@
 #include <tuple>
 
-#include "bindings/logits_checks.h"
 #include "bindings/parallel_cpu.h"
+#include "bindings/propose_candidates_checks.h"
 #include "cpu/propose_candidates.h"
 
 namespace s2t::bindings {
@@ -9,22 +9,9 @@ namespace {
 
 constexpr const char* kOp = "propose_candidates";
 
-void check(const Tensor& logits,
-           int64_t k,
-           int64_t support,
-           const std::optional<Tensor>& blocked_ids) {
-  check_logits(kOp, "logits", logits);
-  check_range(kOp, "k", k, 1, kMaxCandidates);
-  if (support != 0 && (support < k || support > kMaxCandidates)) {
-    fail(kOp, "support", "be 0 or in [k, " + std::to_string(kMaxCandidates) + "]",
-         std::to_string(support));
-  }
-  check_blocked_ids(kOp, blocked_ids, logits);
-}
-
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> propose_candidates_cpu(
     const Tensor& logits, int64_t k, int64_t support, const std::optional<Tensor>& blocked_ids) {
-  check(logits, k, support, blocked_ids);
+  check_propose_candidates(kOp, logits, k, support, blocked_ids);
   const Tensor rows = with_unit_last_stride(logits);
   const std::vector<int64_t> blocked = values_on_cpu(blocked_ids);
   const int64_t batch = rows.size(0);

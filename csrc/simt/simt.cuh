@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "host.h"
+
 #define SIMT_EMULATED 0
 #define SIMT_KERNEL __global__
 #define SIMT_DEVICE __device__ __forceinline__
@@ -24,10 +26,6 @@
 
 namespace simt {
 
-using stream_t = cudaStream_t;
-using error_t = cudaError_t;
-constexpr error_t kSuccess = cudaSuccess;
-constexpr error_t kInvalidValue = cudaErrorInvalidValue;
 constexpr size_t kSharedWithoutOptIn = 48 * 1024;
 
 template <class... Parameters, class... Arguments>

@@ -1,0 +1,38 @@
+// What the host can start. Every launcher only enqueues: it never waits for the device, so it may
+// be captured in a CUDA graph. Params are checked by the caller; an empty batch launches nothing.
+// Pointers are device pointers.
+#pragma once
+
+#include "core/commit_candidates.h"
+#include "core/propose_candidates.h"
+#include "core/sample_token.h"
+#include "core/score_and_select.h"
+#include "core/support_kl.h"
+#include "simt/host.h"
+#include "workspace.h"
+
+namespace s2t::cuda {
+
+// `workspace` is laid out for resolve_blocks(split, batch, vocab) blocks per row.
+simt::error_t launch_propose_candidates(const ProposeCandidatesParams& params,
+                                        const RowWorkspace& workspace,
+                                        const RowSplit& split,
+                                        simt::stream_t stream);
+simt::error_t launch_support_kl(const SupportKLParams& params,
+                                const RowWorkspace& workspace,
+                                const RowSplit& split,
+                                simt::stream_t stream);
+
+// stats: [batch, chunk_count(vocab)].
+simt::error_t launch_sample_token(const SampleTokenParams& params,
+                                  ChunkStats* stats,
+                                  simt::stream_t stream);
+
+simt::error_t launch_score_candidates(const ScoreCandidatesParams& params, simt::stream_t stream);
+simt::error_t launch_select_token(const SelectTokenParams& params, simt::stream_t stream);
+simt::error_t launch_score_and_select(const ScoreAndSelectParams& params, simt::stream_t stream);
+
+// params.buffers is host memory; it is read before the call returns.
+simt::error_t launch_commit_candidates(const CommitCandidatesParams& params, simt::stream_t stream);
+
+}  // namespace s2t::cuda

@@ -1,0 +1,124 @@
+// One block's part of a row: statistics of its chunks and the best of its logits, in one read.
+//
+// Chunks of 1,024 logits are dealt to the blocks of a row in runs, and inside a block to the warps
+// in turn. Statistics of a chunk do not depend on who computes them; keys are unique: so neither
+// does anything that is published here.
+#pragma once
+
+#include "select_keys.cuh"
+#include "workspace.h"
+
+namespace s2t::cuda {
+
+constexpr int32_t kNanBit = static_cast<int32_t>(0x80000000u);
+
+struct RowSource {
+  const void* logits;
+  int64_t row_stride;  // elements
+  int64_t vocab;
+  const int64_t* blocked_ids;
+  int32_t num_blocked;
+};
+
+template <class T>
+SIMT_DEVICE const T* row_of(const RowSource& source, int64_t row) {
+  return static_cast<const T*>(source.logits) + row * source.row_stride;
+}
+
+// A lane's share of one chunk, blocked ids taken out.
+template <class T>
+SIMT_DEVICE void read_chunk(const T* row,
+                            const RowSource& source,
+                            BlockedIds blocked,
+                            int64_t base,
+                            float (&x)[kHeldLogits]) {
+  load_chunk(row, source.vocab, base, lane_id(), x);
+  if (source.num_blocked > 0) apply_blocked_ids(blocked, base, lane_id(), x);
+}
+
+// Chunks [first, last) of the row: their statistics go to stats[0 ..) by chunk, their best keys
+// into `selection`. True if one of this thread's logits is NaN. All threads of the block.
+template <class T, int kThreads>
+SIMT_DEVICE bool scan_chunks(const T* row,
+                             const RowSource& source,
+                             int64_t first,
+                             int64_t last,
+                             int wanted,
+                             ChunkStats* stats,
+                             KeySelection<kThreads>& selection) {
+  constexpr int kWarps = kThreads / kWarpSize;
+  const int lane = lane_id();
+  const BlockedIds blocked = load_blocked_ids(source.blocked_ids, source.num_blocked, lane);
+  bool nan_seen = false;
+  for (int64_t round = first; round < last; round += kWarps) {
+    const int64_t chunk = round + warp_id(), base = chunk * kChunkSize;
+    float x[kHeldLogits];
+    Key best = kNoKey;
+    if (chunk < last) {  // the same for all lanes of a warp
+      read_chunk(row, source, blocked, base, x);
+      nan_seen = nan_seen || has_nan(x);
+      const float maximum = held_max(x);
+      const ChunkStats chunk_stats = warp_chunk_stats(x, maximum);
+      if (lane == 0) stats[chunk] = chunk_stats;
+      best = held_best(x, maximum, base, lane);
+    }
+    offer_keys<kHeldLogits>(selection, wanted, best, [&](int i) {
+      return make_key(x[i], static_cast<uint32_t>(held_id(base, lane, i)));
+    });
+  }
+  return nan_seen;
+}
+
+struct RowPart {
+  int64_t row;
+  int block, blocks;
+};
+
+SIMT_DEVICE RowPart row_part() {
+  return {static_cast<int64_t>(blockIdx.y), static_cast<int>(blockIdx.x),
+          static_cast<int>(gridDim.x)};
+}
+
+// Scans this block's run of chunks and publishes the result in the workspace. All threads.
+template <class T>
+SIMT_DEVICE void scan_row_part(const RowSource& source,
+                               RowPart part,
+                               int wanted,
+                               const RowWorkspace& workspace,
+                               KeySelection<kRowThreads>& selection) {
+  const int64_t chunks = chunk_count(source.vocab);
+  const int64_t first = chunks * part.block / part.blocks,
+                last = chunks * (part.block + 1) / part.blocks;
+  begin_selection(selection);
+  const bool nan_seen = scan_chunks(row_of<T>(source, part.row), source, first, last, wanted,
+                                    workspace.stats + part.row * chunks, selection);
+  const bool block_nan_seen = __syncthreads_or(nan_seen) != 0;
+  int count = selection.count;
+  if (count > kPublished) {  // the same for all threads
+    __syncthreads();
+    compact_selection(selection, wanted, count);
+    count = selection.count;
+  }
+  const int64_t list = part.row * part.blocks + part.block;
+  for (int i = thread_id(); i < count; i += kRowThreads)
+    __stcg(reinterpret_cast<unsigned long long*>(workspace.published) + list * kPublished + i,
+           static_cast<unsigned long long>(selection.kept[i]));
+  if (thread_id() == 0) __stcg(workspace.counts + list, count | (block_nan_seen ? kNanBit : 0));
+}
+
+// True in the block of the row that finishes last; it may then read what all have published. Nobody
+// waits. All threads.
+SIMT_DEVICE bool arrives_last(const RowWorkspace& workspace, RowPart part, bool& shared_flag) {
+  __syncthreads();  // everything this block published is behind it, and the fence below covers it
+  if (thread_id() == 0) {
+    __threadfence();
+    // atomicInc wraps to zero at the last arrival: the counter is ready for the next launch
+    const auto last = static_cast<uint32_t>(part.blocks - 1);
+    shared_flag = atomicInc(workspace.arrivals + part.row, last) == last;
+    __threadfence();
+  }
+  __syncthreads();
+  return shared_flag;
+}
+
+}  // namespace s2t::cuda

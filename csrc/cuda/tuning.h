@@ -1,0 +1,76 @@
+// Every number a kernel is tuned by, with its reason. They change speed only: results are the same
+// bits whatever stands here (csrc/README.md, contract 3). Derived from data sheets and occupancy;
+// none was measured on a GPU yet.
+#pragma once
+
+#include <cstdint>
+
+#include "core/canonical_math.h"
+
+namespace s2t::cuda {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kAllLanes = 0xffffffffu;
+
+// ---- kernels that read rows of logits (propose_candidates, support_kl) ----
+
+// Four warps: with one chunk of 1,024 logits a warp, a block reads 4,096 of them at once, so a row
+// of 151,936 spreads over 38 of the 132 multiprocessors of an H100 even at batch 1. Ranking the
+// thread maxima by counting costs kRowThreads shared loads a thread: it is why there are not more
+// threads.
+constexpr int kRowThreads = 128;
+constexpr int kRowWarps = kRowThreads / kWarpSize;
+
+// A lane's share of a chunk: as a warp owns it, 4 groups of 8 neighbours (16 bytes of a 16-bit
+// type).
+constexpr int kGroup = kPartialGroup;
+constexpr int kGroupsPerLane = kChunkSize / kWarpSize / kGroup;
+constexpr int kHeldLogits = kGroup * kGroupsPerLane;
+
+// Survivors a block hands to the merge without sorting them first. A block keeps 70 to 90 for 64
+// wanted on random logits, rarely more than 106, so a compaction before publishing is the
+// exception.
+constexpr int kPublished = 128;
+// Published lists a thread of the merge takes one key each of, per round. 38 lists are three rounds
+// of 16; the keys are 32 registers.
+constexpr int kListsPerRound = 16;
+
+// About two waves of blocks on 132 multiprocessors: enough loads in flight at batch 1, and at batch
+// 256 a block per row, where the merge has one list only.
+constexpr int64_t kWantedBlocks = 256;
+
+inline int blocks_per_row(int64_t batch, int64_t vocab) {
+  const int64_t rounds = (chunk_count(vocab) + kRowWarps - 1) / kRowWarps;
+  const int64_t wanted = batch < kWantedBlocks ? kWantedBlocks / batch : 1;
+  return static_cast<int>(wanted < rounds ? wanted : rounds);
+}
+
+// ---- sample_token: one block per row ----
+
+// A row that cannot be decided from its 64 best is read again for every step of a search, from L2.
+// 512 threads are 16 chunks a round; more would leave too few registers for 32 logits a lane.
+constexpr int kSampleThreads = 512;
+
+// ---- score_candidates, score_and_select ----
+
+// A block multiplies 16 candidates with 16 bins (the usual sizes: one pass). Each of 8 warps takes
+// a tile of 4 x 8: 12 shared loads for 32 multiply-adds, 32 sums in registers.
+constexpr int kScoreThreads = 256;
+constexpr int kScoreCandidates = 16;
+constexpr int kScoreBins = 16;
+constexpr int kTileCandidates = 4;
+constexpr int kTileBins = 8;
+// Elements of every vector staged in shared memory at once: 32 vectors of 128 floats are 16 KiB.
+constexpr int kStagedElements = 128;
+
+// ---- select_token ----
+
+constexpr int kSelectThreads = 128;  // a row is work for one warp; four of them to a block
+
+// ---- commit_candidates ----
+
+constexpr int kCommitThreads = 128;
+// Buffers in the arguments of one launch (4 KiB at most): keys and values of 32 layers.
+constexpr int kCommitBuffers = 64;
+
+}  // namespace s2t::cuda

@@ -1,0 +1,127 @@
+// Warp-wide reductions in the canonical order, and what a warp does with one chunk of a row.
+#pragma once
+
+#include "core/canonical_math.h"
+#include "core/propose_candidates.h"
+#include "vector_load.cuh"
+
+namespace s2t::cuda {
+
+SIMT_DEVICE int thread_id() { return static_cast<int>(threadIdx.x); }
+SIMT_DEVICE int lane_id() { return thread_id() % kWarpSize; }
+SIMT_DEVICE int warp_id() { return thread_id() / kWarpSize; }
+
+// Tree of distance 16, 8, 4, 2, 1: every lane gets the sum. Addition commutes bit for bit, so the
+// butterfly equals the tree of csrc/README.md.
+template <class Real>
+SIMT_DEVICE Real warp_tree_sum(Real value) {
+  SIMT_UNROLL
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+    value = value + __shfl_xor_sync(kAllLanes, value, distance);
+  return value;
+}
+
+// Not for NaN. -0 may come back as +0.
+SIMT_DEVICE float warp_max(float value) {
+  return value_of_ordered_bits(__reduce_max_sync(kAllLanes, ordered_bits(value)));
+}
+
+SIMT_DEVICE Key warp_max(Key key) {
+  const auto high = static_cast<unsigned>(key >> 32), low = static_cast<unsigned>(key);
+  const unsigned best_high = __reduce_max_sync(kAllLanes, high);
+  const unsigned best_low = __reduce_max_sync(kAllLanes, high == best_high ? low : 0u);
+  return static_cast<Key>(best_high) << 32 | best_low;
+}
+
+// The largest of a lane's logits, NaN left out; -inf if there is none.
+SIMT_DEVICE float held_max(const float (&x)[kHeldLogits]) {
+  float best = negative_infinity();
+  SIMT_UNROLL
+  for (int i = 0; i < kHeldLogits; ++i) best = x[i] > best ? x[i] : best;
+  return best;
+}
+
+SIMT_DEVICE bool has_nan(const float (&x)[kHeldLogits]) {
+  bool found = false;
+  SIMT_UNROLL
+  for (int i = 0; i < kHeldLogits; ++i) found = found || x[i] != x[i];
+  return found;
+}
+
+// Key of the lane's best logit: the first place of its maximum.
+SIMT_DEVICE Key held_best(const float (&x)[kHeldLogits], float maximum, int64_t base, int lane) {
+  int first = 0;
+  SIMT_UNROLL
+  for (int i = kHeldLogits - 1; i >= 0; --i) first = x[i] == maximum ? i : first;
+  return make_key(maximum, static_cast<uint32_t>(held_id(base, lane, first)));
+}
+
+// Canonical sum over the chunk of one weight per logit. term(i, old) adds the lane's i-th term to a
+// partial sum.
+template <class Term>
+SIMT_DEVICE float chunk_sum(Term term) {
+  float partials[kGroup];
+  SIMT_UNROLL
+  for (int e = 0; e < kGroup; ++e) {
+    partials[e] = 0.0f;
+    SIMT_UNROLL
+    for (int j = 0; j < kGroupsPerLane; ++j) partials[e] = term(kGroup * j + e, partials[e]);
+  }
+  SIMT_UNROLL
+  for (int distance = kGroup / 2; distance > 0; distance /= 2) {
+    SIMT_UNROLL
+    for (int e = 0; e < distance; ++e) partials[e] = partials[e] + partials[e + distance];
+  }
+  return warp_tree_sum(partials[0]);
+}
+
+// chunk_stats() of core/canonical_math.h, by a warp.
+SIMT_DEVICE ChunkStats warp_chunk_stats(const float (&x)[kHeldLogits], float lane_maximum) {
+  ChunkStats stats;
+  stats.maximum = warp_max(lane_maximum);
+  float weights[kHeldLogits];
+  SIMT_UNROLL
+  for (int i = 0; i < kHeldLogits; ++i) weights[i] = exp_canonical(x[i] - stats.maximum);
+  stats.sum = chunk_sum([&](int i, float sum) { return sum + weights[i]; });
+  stats.weighted_sum = chunk_sum(
+      [&](int i, float sum) { return add_weighted(sum, weights[i], x[i] - stats.maximum); });
+  return stats;
+}
+
+// The blocked ids, two to a lane; none is smaller than 0.
+struct BlockedIds {
+  int64_t low, high;
+};
+
+SIMT_DEVICE BlockedIds load_blocked_ids(const int64_t* ids, int count, int lane) {
+  static_assert(kMaxBlockedIds == 2 * kWarpSize, "two to a lane");
+  return {lane < count ? ids[lane] : -1, lane + kWarpSize < count ? ids[lane + kWarpSize] : -1};
+}
+
+SIMT_DEVICE void block_one(int64_t id, int64_t base, int lane, float (&x)[kHeldLogits]) {
+  const auto place = static_cast<int>(id - base);
+  const bool is_mine = place / kGroup % kWarpSize == lane;
+  const int held = place / (kGroup * kWarpSize) * kGroup + place % kGroup;
+  SIMT_UNROLL
+  for (int i = 0; i < kHeldLogits; ++i) x[i] = is_mine && i == held ? negative_infinity() : x[i];
+}
+
+// -inf in the places of the blocked ids of this chunk: before any maximum is taken.
+SIMT_DEVICE void apply_blocked_ids(BlockedIds blocked,
+                                   int64_t base,
+                                   int lane,
+                                   float (&x)[kHeldLogits]) {
+  const auto is_here = [&](int64_t id) { return id >= base && id < base + kChunkSize; };
+  unsigned low = __ballot_sync(kAllLanes, is_here(blocked.low));
+  unsigned high = __ballot_sync(kAllLanes, is_here(blocked.high));
+  for (; low != 0; low &= low - 1)
+    block_one(__shfl_sync(kAllLanes, static_cast<long long>(blocked.low),
+                          __ffs(static_cast<int>(low)) - 1),
+              base, lane, x);
+  for (; high != 0; high &= high - 1)
+    block_one(__shfl_sync(kAllLanes, static_cast<long long>(blocked.high),
+                          __ffs(static_cast<int>(high)) - 1),
+              base, lane, x);
+}
+
+}  // namespace s2t::cuda
