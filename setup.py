@@ -48,11 +48,13 @@ class CMakeBuild(build_ext):
     def run(self):
         torch = locate_torch()
         print(f"s2t_ext build: against {torch}", flush=True)
-        cmake, ninja = find_cmake(), find_program("ninja")
+        ninja = find_program("ninja")
+        cmake, version = find_cmake()
         definitions = cmake_definitions(torch)
         # One folder per configuration: a second build with the same one is incremental, and one
         # with another torch, other flags or a sanitizer does not inherit CMake's cache.
-        folder = ROOT / "build" / f"cmake-{configuration_name(torch, definitions)}"
+        name = configuration_name(torch, [f"cmake {version}", *definitions])
+        folder = ROOT / "build" / f"cmake-{name}"
         generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         run([cmake, "-S", ROOT, "-B", folder, *generator, *definitions])
         run([cmake, "--build", folder, "--parallel", str(parallel_jobs())])
@@ -131,7 +133,7 @@ def find_cmake():
     if version is None or (int(version[1]), int(version[2])) < MINIMUM_CMAKE:
         needed = ".".join(map(str, MINIMUM_CMAKE))
         fail(f"CMake >= {needed} is needed and {cmake} is older; `pip install cmake`.")
-    return cmake
+    return cmake, version[0]
 
 
 def find_program(name):
