@@ -11,6 +11,7 @@
 // the largest is infinite.
 
 #include "canonical_math.h"
+#include "float16.h"
 #include "scalar_type.h"
 
 namespace s2t {
@@ -24,8 +25,9 @@ struct ScoreHead {
   ScalarType rows_type;
   int64_t row_stride;  // in elements
   int64_t hidden_size;
-  int32_t num_bins;         // 1..64
-  const float* bias;        // [num_bins], or null
+  int32_t num_bins;  // 1..64
+  const void* bias;  // [num_bins], or null
+  ScalarType bias_type;
   const float* bin_values;  // [num_bins]
   float inverse_bin_temperature;
   float logit_scale;
@@ -47,9 +49,21 @@ S2T_HOST_DEVICE float quiet_nan() { return bits_float(0x7FC00000u); }
 // One dot product from its partials, which it overwrites.
 S2T_HOST_DEVICE float dot_of_partials(float* partials) { return tree_sum(partials, kDotPartials); }
 
+// Element i of an array of any of the types.
+S2T_HOST_DEVICE float element(const void* values, ScalarType type, int i) {
+  switch (type) {
+    case ScalarType::kBFloat16:
+      return to_float(static_cast<const BFloat16*>(values)[i]);
+    case ScalarType::kFloat16:
+      return to_float(static_cast<const Float16*>(values)[i]);
+    default:
+      return static_cast<const float*>(values)[i];
+  }
+}
+
 // From the dot product h . rows_bin to what goes into the softmax.
 S2T_HOST_DEVICE float bin_logit(const ScoreHead& head, int bin, float dot) {
-  float z = head.bias ? dot + head.bias[bin] : dot;
+  float z = head.bias ? dot + element(head.bias, head.bias_type, bin) : dot;
   z = z * head.logit_scale;
   if (head.softcap > 0.0f) z = head.softcap * tanh_canonical(z * head.inverse_softcap);
   return z * head.inverse_bin_temperature;

@@ -1,11 +1,11 @@
 #pragma once
 
 #include "core/commit_candidates.h"
+#include "cpu/parallel.h"
 
 namespace s2t::cpu {
 
-// Moves the winners' entries in buffers begin .. end - 1. Disjoint ranges may run in different
-// threads.
-void commit_candidates(const CommitCandidatesParams& params, int64_t begin, int64_t end);
+// Arguments are checked: every slot is less than k, every moved entry inside its buffer.
+void commit_candidates(const CommitCandidatesParams& params, const Parallel& parallel);
 
 }  // namespace s2t::cpu

@@ -1,6 +1,7 @@
 #include "cpu/score_and_select.h"
 
 #include "cpu/score_group.h"
+#include "cpu/select_token.h"
 
 namespace s2t::cpu {
 namespace {
@@ -25,10 +26,11 @@ void finish(const ScoreAndSelectParams& params,
   group->count = 0;
 }
 
-}  // namespace
-
-void score_slots(const ScoreAndSelectParams& params, int64_t begin, int64_t end) {
-  const PaddedHead head = pad(params.head);
+// Totals of slots begin .. end - 1 of the batch * k slots, counted row by row.
+void score_slots(const ScoreAndSelectParams& params,
+                 const PaddedHead& head,
+                 int64_t begin,
+                 int64_t end) {
   ScoreGroup* score = score_group();
   const char* base = static_cast<const char*>(params.hidden);
   const int64_t bytes = bytes_of(params.hidden_type), k = params.select.k;
@@ -45,6 +47,18 @@ void score_slots(const ScoreAndSelectParams& params, int64_t begin, int64_t end)
     if (++group.count == kGroupSize) finish(params, head, score, &group);
   }
   finish(params, head, score, &group);
+}
+
+}  // namespace
+
+void score_and_select(const ScoreAndSelectParams& params, const Parallel& parallel) {
+  const PaddedHead head = pad(params.head);
+  const auto score_range = [&](int64_t begin, int64_t end) {
+    score_slots(params, head, begin, end);
+  };
+  const int64_t slots = params.select.batch * params.select.k;
+  for_candidate_ranges(parallel, params.head, slots, score_range);
+  select_token(params.select);
 }
 
 }  // namespace s2t::cpu

@@ -10,7 +10,7 @@ PaddedHead pad(const ScoreHead& head) {
   PaddedHead padded = {head, {}, {}};
   for (int r = 0; r < head.num_bins; ++r) {
     padded.bin_values[r] = head.bin_values[r];
-    if (head.bias) padded.bias[r] = head.bias[r];
+    if (head.bias) padded.bias[r] = element(head.bias, head.bias_type, r);
   }
   return padded;
 }
