@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from s2t_ext import cpu_isa
 
 # Error allowed against the reference in float64, relative to max(1, |expected|), by input dtype.
 # The operators widen their input and accumulate in float32, so the rounding of a half-precision
@@ -122,7 +125,7 @@ class ScoreCase:
         shape = (self.batch, self.k, self.hidden_size)
         return torch.randn(shape, generator=self._generator(0)).to(device, self.hidden_dtype)
 
-    def head(self, device: str | torch.device = "cpu") -> dict[str, object]:
+    def head(self, device: str | torch.device = "cpu") -> dict[str, Any]:
         generator = self._generator(1)
         scale = 2.0 / math.sqrt(self.hidden_size)  # logits of deviation 2
         rows = torch.randn(self.num_bins, self.hidden_size, generator=generator) * scale
@@ -136,7 +139,7 @@ class ScoreCase:
             "softcap": self.softcap,
         }
 
-    def choice(self, device: str | torch.device = "cpu") -> dict[str, object]:
+    def choice(self, device: str | torch.device = "cpu") -> dict[str, Any]:
         """What `score_and_select` needs besides; every row is triggered."""
         generator = self._generator(2)
         logprobs = -3 * torch.rand(self.batch, self.k, generator=generator)
@@ -225,6 +228,26 @@ def _first_difference(what: str, actual: Tensor, expected: Tensor, differs: Tens
 
 
 # ---- ways to run ---------------------------------------------------------------------------------
+
+
+def same_everywhere(operation: Callable[[], Tensor | tuple[Tensor, ...]]) -> Any:
+    """Result of `operation` on every CPU instruction set and number of threads: the same bits.
+
+    Without the native library there is one way to run, and its result is returned.
+    """
+    expected = operation()
+    for isa in cpu_isa.available():
+        for count in (1, 2, 3):
+            with cpu_isa.forced(isa), threads(count):
+                actual = operation()
+            what = f"on {isa} with {count} threads"
+            if isinstance(expected, Tensor):
+                assert isinstance(actual, Tensor)
+                assert_same_bits(actual, expected, what)
+                continue
+            for i, (a, b) in enumerate(zip(actual, expected, strict=True)):
+                assert_same_bits(a, b, f"result {i} {what}")
+    return expected
 
 
 @contextmanager
