@@ -22,7 +22,8 @@ from transformers.generation.streamers import BaseStreamer
 
 from .config import S2TConfig
 from .decoding.adapters import unwrap_peft
-from .decoding.decode_loop import DecodingOptions, decode
+from .decoding.decode_loop import decode
+from .decoding.options import DecodingOptions
 from .decoding.record import S2TGenerateOutput, StepEvent
 from .selector import Selector
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -22,11 +22,9 @@ from .candidate_cache import can_commit, candidate_cache
 from .candidate_step import CandidateContext, CandidateStep
 from .expand_step import ExpandStep
 from .lagging_scorer import LaggingScorer
+from .options import DecodingOptions
 from .record import DecodingRecord
 from .self_test import attach, make_step, restarts_prefix
-
-if TYPE_CHECKING:
-    from .decode_loop import DecodingOptions
 
 
 @dataclass

@@ -1,0 +1,147 @@
+"""The student's state: tokens in, logits of the next step out, by the forwards transformers itself
+would run.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from .candidate_cache import can_commit, candidate_cache
+from .candidate_step import CandidateContext
+from .expand_step import cache_name
+from .logits_head import traced_head
+from .record import DecodingRecord
+
+
+class Student:
+    """Prefill and one-token forwards, with the bookkeeping of mask, positions and cache.
+
+    Args:
+        model_kwargs: What `generate` prepared for the model (mask, positions, cache, embeddings).
+        record: Counts forward passes.
+        trace_hidden: Keep the hidden state the head reads; a learned trigger needs it.
+
+    Attributes:
+        logits: [batch, V] after the last token. hidden: [batch, D] or None.
+    """
+
+    logits: torch.Tensor
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, Any],
+        record: DecodingRecord,
+        trace_hidden: bool,
+    ) -> None:
+        self.model = model
+        self.generation_config = generation_config
+        self.model_kwargs = model_kwargs
+        self.record = record
+        self.trace_hidden = trace_hidden
+        self.hidden: torch.Tensor | None = None
+        self._forward_call: Any = model.__call__
+        self._last_token_cached = False
+
+    def use_candidate_cache(self, k: int) -> None:
+        """Swaps the empty default cache for one that can hold k alternatives; a user's own cache
+        stays.
+        """
+        name = cache_name(self.model_kwargs)
+        if _is_default_cache(self.model_kwargs.get(name)):
+            length = self.generation_config.max_length
+            config = self.model.config.get_text_config(decoder=True)
+            self.model_kwargs[name] = candidate_cache(config, length and length + k)
+
+    def prefill(self, input_ids: torch.Tensor) -> None:
+        """Takes the prompt (int64 [batch, length], or the embeddings in `model_kwargs`) through the
+        model.
+        """
+        model, config = self.model, self.generation_config
+        prompt = self.model_kwargs.get("inputs_embeds")
+        tokens = input_ids.numel() if prompt is None else prompt.shape[0] * prompt.shape[1]
+        with traced_head(model) as trace:
+            outputs = model._prefill(input_ids, config, self.model_kwargs)
+        self._take(outputs, trace.hidden)
+        self.record.count_forward(tokens)
+        if model._valid_auto_compile_criteria(self.model_kwargs, config):
+            self._forward_call = model.get_compiled_call(config.compile_config)
+
+    def forward(self, input_ids: torch.Tensor) -> None:
+        """Takes the last token of `input_ids` through the model."""
+        inputs = self.model.prepare_inputs_for_generation(
+            input_ids, next_sequence_length=1, **self.model_kwargs
+        )
+        if self.trace_hidden:
+            with traced_head(self.model) as trace:
+                outputs = self._forward_call(**inputs, return_dict=True)
+            self._take(outputs, trace.hidden)
+        else:
+            self._take(self._forward_call(**inputs, return_dict=True), None)
+        self.record.count_forward(input_ids.shape[0])
+
+    def advance(self, cache: Cache, logits: torch.Tensor, hidden: torch.Tensor | None) -> None:
+        """Takes over what a candidate forward has already computed for the tokens it chose."""
+        outputs = _CacheOnly({cache_name(self.model_kwargs): cache})
+        self._update(outputs)
+        self.logits, self.hidden = logits, hidden
+        self._last_token_cached = True
+
+    def context(self, input_ids: torch.Tensor) -> CandidateContext:
+        """The state a candidate forward starts from."""
+        return CandidateContext(
+            cache=self.cache,
+            input_ids=input_ids,
+            num_pending=0,
+            attention_mask=self.model_kwargs.get("attention_mask"),
+            position_ids=self.model_kwargs.get("position_ids"),
+            model_kwargs=self.model_kwargs,
+        )
+
+    @property
+    def cache(self) -> Any:
+        """The model's cache, under whatever name the model has for it."""
+        return self.model_kwargs.get(cache_name(self.model_kwargs))
+
+    def final_cache(self) -> Any:
+        """The cache as transformers returns it: without the last token, which a candidate step has
+        already added.
+        """
+        cache = self.cache
+        if self._last_token_cached and cache is not None and can_commit(cache):
+            cache.crop(-1)
+        return cache
+
+    def _take(self, outputs: Any, hidden: torch.Tensor | None) -> None:
+        self._update(outputs)
+        self.logits = outputs.logits[:, -1]
+        self.hidden = None if hidden is None else hidden[:, -1]
+        self._last_token_cached = False
+
+    def _update(self, outputs: Any) -> None:
+        self.model_kwargs = self.model._update_model_kwargs_for_generation(
+            outputs, self.model_kwargs
+        )
+
+
+class _CacheOnly(dict[str, Any]):
+    """What `_update_model_kwargs_for_generation` reads of a model's outputs."""
+
+    __getattr__ = dict.__getitem__
+
+
+def _is_default_cache(cache: Any) -> bool:
+    """Whether `cache` is the empty one `generate` made because the user asked for nothing in
+    particular.
+    """
+    return (
+        type(cache) is DynamicCache
+        and not getattr(cache, "_is_user_defined", False)
+        and not cache.offloading
+        and cache.get_seq_length() == 0
+    )
