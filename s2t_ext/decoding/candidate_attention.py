@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,25 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION_NAME = "s2t_candidates"
+
+
+class AttentionLayout(Protocol):
+    """Who sees whom in one forward; also implemented by the packed trajectories of distillation."""
+
+    @property
+    def num_queries(self) -> int:
+        """Tokens of the forward."""
+        ...
+
+    def allowed(
+        self, keys: int, window: int | None, groups: int, device: torch.device
+    ) -> torch.Tensor:
+        """Bool [batch or 1, 1, groups * queries, keys]: which keys each (packed) query sees.
+
+        `keys` counts the visible prefix and the queries' own keys; `window` is the sliding window,
+        the token itself included, or None.
+        """
+        ...
 
 
 @dataclass
@@ -41,15 +60,15 @@ class CandidateLayout:
     token_mask: torch.Tensor | None = None
     _masks: dict[tuple[int, int | None, int], torch.Tensor] = field(default_factory=dict)
 
+    @property
+    def num_queries(self) -> int:
+        """c + K."""
+        return self.num_pending + self.num_candidates
+
     def allowed(
         self, keys: int, window: int | None, groups: int, device: torch.device
     ) -> torch.Tensor:
-        """Bool [batch or 1, 1, groups * queries, keys]: which keys each (packed) query sees; built
-        once per step and window.
-
-        `keys` counts the visible prefix and the queries' own keys; `window` is the sliding window,
-        the token itself included.
-        """
+        """See `AttentionLayout`; built once per step and window."""
         key = (keys, window, groups)
         if key not in self._masks:
             self._masks[key] = self._build(keys, window, groups, device)
@@ -74,8 +93,7 @@ class CandidateLayout:
         allowed = allowed[None, None]
         if self.token_mask is not None:
             real = F.pad(self.token_mask[:, -(prefix + pending) :], (0, candidates), value=True)
-            # A padding query would see nothing and yield NaN; it may see itself, and nobody sees
-            # it.
+            # A padding query would see nothing and yield NaN: it sees itself, and nobody sees it.
             own = torch.zeros(queries, keys, dtype=torch.bool, device=device)
             own[:, prefix:] = torch.eye(queries, dtype=torch.bool, device=device)
             allowed = (allowed & real[:, None, None, :]) | own
@@ -124,7 +142,7 @@ def attend(
 
 
 class _Active(threading.local):
-    layout: CandidateLayout | None = None
+    layout: AttentionLayout | None = None
 
 
 @dataclass
@@ -158,7 +176,7 @@ def _candidate_attention(
         )
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError("candidate attention: position_bias must be None, got a tensor")
-    queries = layout.num_pending + layout.num_candidates
+    queries = layout.num_queries
     window = kwargs.get("sliding_window") or None
     if window is not None and key.shape[2] - queries > window - 1:
         visible = window - 1 + queries
@@ -189,7 +207,7 @@ def _delegate(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
 
 
 @contextlib.contextmanager
-def candidate_attention(configs: list[Any], layout: CandidateLayout) -> Iterator[None]:
+def candidate_attention(configs: list[Any], layout: AttentionLayout) -> Iterator[None]:
     """Runs the forwards inside it as candidate forwards of `layout`; `configs` come from
     `attention_configs(model)`.
     """
