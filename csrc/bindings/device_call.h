@@ -37,6 +37,12 @@ class DeviceCall {
   // matrix are declared one by one, so that reading beyond the end of one is an error.
   void use(const Tensor& tensor, Use use, const char* name);
 
+  // The same for an argument that is only read; returns it.
+  const Tensor& reads(const Tensor& tensor, const char* name);
+
+  // A new tensor that the kernels write.
+  Tensor result(std::initializer_list<int64_t> shape, Dtype dtype, const char* name);
+
   // Uninitialised memory for the duration of the call, in the order of the stream.
   void* scratch(int64_t bytes, const char* name);
   cuda::RowWorkspace row_workspace(int64_t batch, int64_t vocab);
@@ -47,7 +53,7 @@ class DeviceCall {
  private:
   const char* op_;
   const Tensor& like_;
-  std::vector<Tensor> scratch_;
+  std::vector<Tensor> kept_;  // until the launch: copies that were made contiguous, and scratch
   simt::stream_t stream_ = nullptr;
 #if defined(S2T_SIMT)
   simt::Track track_;

@@ -10,10 +10,21 @@
 
 namespace s2t::bindings {
 
+const Tensor& DeviceCall::reads(const Tensor& tensor, const char* name) {
+  kept_.push_back(tensor);
+  use(tensor, Use::kRead, name);
+  return tensor;
+}
+
+Tensor DeviceCall::result(std::initializer_list<int64_t> shape, Dtype dtype, const char* name) {
+  Tensor tensor = new_tensor(shape, dtype, like_);
+  use(tensor, Use::kWrite, name);
+  return tensor;
+}
+
 void* DeviceCall::scratch(int64_t bytes, const char* name) {
-  scratch_.push_back(new_tensor({bytes}, Dtype::Byte, like_));
-  use(scratch_.back(), Use::kWrite, name);
-  return scratch_.back().mutable_data_ptr();
+  kept_.push_back(result({bytes}, Dtype::Byte, name));
+  return kept_.back().mutable_data_ptr();
 }
 
 #if defined(S2T_SIMT)

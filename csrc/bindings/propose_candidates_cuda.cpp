@@ -12,28 +12,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> propose_candidates_de
     const Tensor& logits, int64_t k, int64_t support, const std::optional<Tensor>& blocked_ids) {
   check_propose_candidates(kOp, logits, k, support, blocked_ids);
   DeviceCall call(kOp, logits);
-  const Tensor rows = with_unit_last_stride(logits);
-  const std::optional<Tensor> blocked =
-      blocked_ids ? std::optional<Tensor>(as_contiguous(*blocked_ids)) : std::nullopt;
+  const Tensor rows = call.reads(with_unit_last_stride(logits), "logits");
   const int64_t batch = rows.size(0);
-  const Tensor ids = new_tensor({batch, k}, Dtype::Long, rows);
-  const Tensor candidate_logits = new_tensor({batch, k}, Dtype::Float, rows);
-  const Tensor logsumexp = new_tensor({batch}, Dtype::Float, rows);
-  const Tensor support_entropy = new_tensor({batch}, Dtype::Float, rows);
-  const Tensor full_entropy = new_tensor({batch}, Dtype::Float, rows);
-  const Tensor status = new_tensor({batch}, Dtype::Int, rows);
+  const Tensor ids = call.result({batch, k}, Dtype::Long, "ids");
+  const Tensor candidate_logits = call.result({batch, k}, Dtype::Float, "candidate_logits");
+  const Tensor logsumexp = call.result({batch}, Dtype::Float, "logsumexp");
+  const Tensor support_entropy = call.result({batch}, Dtype::Float, "support_entropy");
+  const Tensor full_entropy = call.result({batch}, Dtype::Float, "full_entropy");
+  const Tensor status = call.result({batch}, Dtype::Int, "status");
   if (batch == 0) return {ids, candidate_logits, logsumexp, support_entropy, full_entropy, status};
 
-  call.use(rows, Use::kRead, "logits");
-  if (blocked) call.use(*blocked, Use::kRead, "blocked_ids");
-  call.use(ids, Use::kWrite, "ids");
-  call.use(candidate_logits, Use::kWrite, "candidate_logits");
-  call.use(logsumexp, Use::kWrite, "logsumexp");
-  call.use(support_entropy, Use::kWrite, "support_entropy");
-  call.use(full_entropy, Use::kWrite, "full_entropy");
-  call.use(status, Use::kWrite, "status");
-
   ProposeCandidatesParams params = {};
+  if (blocked_ids) {
+    const Tensor blocked = call.reads(as_contiguous(*blocked_ids), "blocked_ids");
+    params.blocked_ids = data<int64_t>(blocked);
+    params.num_blocked = static_cast<int32_t>(blocked.size(0));
+  }
   params.logits = rows.const_data_ptr();
   params.logits_type = scalar_type(rows);
   params.batch = batch;
@@ -41,8 +35,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> propose_candidates_de
   params.row_stride = rows.stride(0);
   params.k = static_cast<int32_t>(k);
   params.support = static_cast<int32_t>(support);
-  params.blocked_ids = blocked ? data<int64_t>(*blocked) : nullptr;
-  params.num_blocked = blocked ? static_cast<int32_t>(blocked->size(0)) : 0;
   params.ids = mutable_data<int64_t>(ids);
   params.candidate_logits = mutable_data<float>(candidate_logits);
   params.logsumexp = mutable_data<float>(logsumexp);

@@ -23,9 +23,10 @@ simt::error_t launch_support_kl(const SupportKLParams& params,
                                 const RowSplit& split,
                                 simt::stream_t stream);
 
-// stats: [batch, chunk_count(vocab)].
+// stats, sums: [batch, chunk_count(vocab)], scratch.
 simt::error_t launch_sample_token(const SampleTokenParams& params,
                                   ChunkStats* stats,
+                                  float* sums,
                                   simt::stream_t stream);
 
 simt::error_t launch_score_candidates(const ScoreCandidatesParams& params, simt::stream_t stream);

@@ -47,7 +47,11 @@ SIMT_DEVICE void stage_vectors(
   for (int task = thread_id(); task < count * kGroups; task += kScoreThreads) {
     const int i = task / kGroups, offset = task % kGroups * kGroup;
     const VectorView vector = view(i);
-    if (vector.data == nullptr || first + offset >= size) continue;
+    if (first + offset >= size) continue;
+    if (vector.data == nullptr) {
+      for (int e = 0; e < kGroup; ++e) target[i][offset + e] = 0.0f;
+      continue;
+    }
     switch (vector.type) {
       case ScalarType::kFloat32:
         stage_group<float>(vector.data, size, first + offset, target[i] + offset);

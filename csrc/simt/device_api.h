@@ -132,8 +132,7 @@ static constexpr int warpSize = 32;
 #define SIMT_SHARED_ARRAY(T, name, N) \
   SIMT_SLOT(name);                    \
   T(&name)                            \
-  [N] =                               \
-      *static_cast<T(*)[N]>(::simt::static_shared(simt_slot_##name, sizeof(T) * (N), alignof(T)))
+  [N] = *static_cast<T(*)[N]>(::simt::static_shared(simt_slot_##name, sizeof(T) * (N), alignof(T)))
 #define SIMT_DYNAMIC_SHARED(T, name) T* name = static_cast<T*>(::simt::dynamic_shared())
 
 // ---- warp ----

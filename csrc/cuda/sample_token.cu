@@ -1,0 +1,230 @@
+// Draws the ordinary next token of every row (core/sample_token.h states the rules).
+//
+// One block per row. It reads the row once for the 64 best keys and the statistics of its chunks,
+// as in propose_candidates.cu; that decides greedy rows and those whose kept set lies within the 64
+// best. Without truncation it sums the row once more at the row's temperature and draws chunk,
+// block, element. A top-k beyond 64, or a nucleus wider than the 64 best, is found by bisection, at
+// one more read (from L2) for each of up to 50 steps: right, and slow. Rows are independent: what
+// one needs, the others do not wait for.
+#include "launch_helpers.h"
+#include "launchers.h"
+#include "row_merge.cuh"
+#include "sample_mass.cuh"
+
+namespace s2t::cuda {
+namespace {
+
+// ---- device code -------------------------------------------------------------------------------
+
+struct SampleScratch {
+  MassScratch mass;
+  float scaled[kMaxCandidates], weights[kMaxCandidates];
+  float weights_by_id[kMaxCandidates];
+  int place_by_id[kMaxCandidates];
+  float chunk_weights[kChunkSize];
+  int kept;
+  Key chosen;
+};
+
+SIMT_DEVICE Key max_key(Key a, Key b) { return a > b ? a : b; }
+
+// Cutoff and mass of what top-k keeps; mass only where something needs it.
+struct TopK {
+  Key cutoff;
+  double mass;
+};
+
+template <class T>
+SIMT_DEVICE TopK beyond_the_list(const TemperedRow<T>& row,
+                                 const SampleRule& rule,
+                                 MassScratch& scratch) {
+  TopK result = {kKeepAll, 0.0};
+  if (rule.top_k < row.source.vocab)
+    result.cutoff = largest_passing_cutoff(row, [&](Key cutoff) {
+      return cutoff <= kKeepAll || count_kept(row, cutoff, scratch) >= rule.top_k;
+    });
+  if (rule.has_top_p) {
+    sum_kept_weights(row, result.cutoff);
+    result.mass = total_mass(row, scratch);
+  }
+  return result;
+}
+
+// The kept set is the first `kept` of the sorted list: draw among them in the order of the ids. All
+// threads.
+SIMT_DEVICE Key draw_listed(const Key* sorted, int kept, double uniform, SampleScratch& scratch) {
+  const int place = thread_id();
+  if (place < kept) {
+    int rank = 0;
+    for (int i = 0; i < kept; ++i) rank += key_id(sorted[i]) < key_id(sorted[place]);
+    scratch.weights_by_id[rank] = scratch.weights[place];
+    scratch.place_by_id[rank] = place;
+  }
+  __syncthreads();
+  if (thread_id() == 0) {
+    const double total = running_total(scratch.weights_by_id, kept);
+    const Pick chosen = pick(scratch.weights_by_id, kept, uniform * total);
+    scratch.chosen = sorted[scratch.place_by_id[chosen.index]];
+  }
+  __syncthreads();
+  return scratch.chosen;
+}
+
+// pick() of core/sample_token.h over the chunks' masses, by one warp.
+template <class T>
+SIMT_DEVICE Pick pick_chunk(const TemperedRow<T>& row, double target) {
+  Pick chosen = {-1, static_cast<double>(positive_infinity())};
+  double running = 0.0;
+  walk_masses(row, [&](int64_t c, double mass) {
+    const double before = running;
+    running = running + mass;
+    if (running > target) {
+      chosen = {c, target - before};
+      return false;
+    }
+    if (mass > 0.0) chosen.index = c;
+    return true;
+  });
+  return chosen;
+}
+
+// pick_in_chunk() of core/sample_token.h, by one warp; the result is lane 0's.
+SIMT_DEVICE int warp_pick_in_chunk(const float* weights, float* sums, double target) {
+  for (int b = 0; b < kChunkSize / kBlockSize; ++b) {
+    const float sum = warp_tree_sum(weights[b * kBlockSize + lane_id()]);
+    if (lane_id() == 0) sums[b] = sum;
+  }
+  if (lane_id() != 0) return 0;
+  const Pick block = pick(sums, kChunkSize / kBlockSize, target);
+  const Pick element = pick(weights + block.index * kBlockSize, kBlockSize, block.rest);
+  return static_cast<int>(block.index * kBlockSize + element.index);
+}
+
+template <class T>
+SIMT_DEVICE Key
+draw_in_chunk(const TemperedRow<T>& row, Key cutoff, Pick chunk, SampleScratch& scratch) {
+  const int64_t base = chunk.index * kChunkSize;
+  const float maximum = row.stats[chunk.index].maximum;
+  float x[kHeldLogits];
+  read_chunk(row.logits, row.source, row.blocked, base, x);
+  SIMT_UNROLL
+  for (int i = 0; i < kHeldLogits; ++i) {
+    const int64_t id = held_id(base, lane_id(), i);
+    scratch.chunk_weights[id - base] = kept_weight(row, x[i], maximum, id, cutoff);
+  }
+  __syncwarp();
+  const float scale = chunk_scale(maximum, row.best, row.inverse_temperature);
+  // weights_by_id is free here: a row is drawn in one way only
+  const int element = warp_pick_in_chunk(scratch.chunk_weights, scratch.weights_by_id,
+                                         chunk.rest / static_cast<double>(scale));
+  if (lane_id() != 0) return kNoKey;
+  return make_key(to_float(row.logits[base + element]), static_cast<uint32_t>(base + element));
+}
+
+template <class T>
+SIMT_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
+                              const SampleRule& rule,
+                              TopK top_k,
+                              double uniform,
+                              SampleScratch& scratch) {
+  Key cutoff = top_k.cutoff;
+  if (rule.has_min_p) cutoff = max_key(cutoff, min_p_cutoff(row.best, rule));
+  if (rule.has_top_p) {
+    const double target = rule.top_p * top_k.mass;
+    const Key of_nucleus = largest_passing_cutoff(row, [&](Key candidate) {
+      if (candidate <= top_k.cutoff) return true;
+      sum_kept_weights(row, candidate);
+      return total_mass(row, scratch.mass) >= target;
+    });
+    cutoff = max_key(cutoff, of_nucleus);
+  }
+  sum_kept_weights(row, cutoff);
+  const double total = total_mass(row, scratch.mass);
+  if (warp_id() == 0) {
+    const Key chosen = draw_in_chunk(row, cutoff, pick_chunk(row, uniform * total), scratch);
+    if (lane_id() == 0) scratch.chosen = chosen;
+  }
+  __syncthreads();
+  return scratch.chosen;
+}
+
+// A row that is not greedy and whose best logit is finite. All threads.
+template <class T>
+SIMT_DEVICE Key draw(const TemperedRow<T>& row,
+                     const SampleRule& rule,
+                     const Key* sorted,
+                     int count,
+                     double uniform,
+                     SampleScratch& scratch) {
+  for (int i = thread_id(); i < count; i += kSampleThreads) {
+    scratch.scaled[i] = scaled_logit(key_logit(sorted[i]), row.best, rule.inverse_temperature);
+    scratch.weights[i] = exp_canonical(scratch.scaled[i]);
+  }
+  TopK top_k = {kKeepAll, 0.0};
+  if (!list_has_top_k(rule, count)) top_k = beyond_the_list(row, rule, scratch.mass);
+  __syncthreads();
+  if (thread_id() == 0)
+    scratch.kept = kept_in_list(scratch.scaled, scratch.weights, count, rule, top_k.mass);
+  __syncthreads();
+  return scratch.kept == kNotListed ? draw_unlisted(row, rule, top_k, uniform, scratch)
+                                    : draw_listed(sorted, scratch.kept, uniform, scratch);
+}
+
+template <class T>
+SIMT_KERNEL void __launch_bounds__(kSampleThreads)
+    sample_token_kernel(SampleTokenParams p, ChunkStats* stats, float* sums) {
+  SIMT_SHARED(KeySelection<kSampleThreads>, selection);
+  SIMT_SHARED(SampleScratch, scratch);
+  SIMT_SHARED(RowStats, row_stats);
+  const auto row = static_cast<int64_t>(blockIdx.x);
+  const int64_t chunks = chunk_count(p.vocab);
+  const RowSource source = {p.logits, p.row_stride, p.vocab, p.blocked_ids, p.num_blocked};
+  const T* logits = row_of<T>(source, row);
+
+  begin_selection(selection);
+  scan_chunks(logits, source, 0, chunks, kMaxCandidates, stats + row * chunks, selection);
+  finish_selection(selection, kMaxCandidates);
+  if (warp_id() == 0) {
+    const RowStats merged = merge_row_stats(stats + row * chunks, chunks);
+    if (lane_id() == 0) row_stats = merged;
+  }
+  const Key best = selection.kept[0];
+  const SampleRule rule =
+      sample_rule(p.temperature[row], p.top_k[row], p.top_p[row], p.min_p[row], p.vocab);
+  Key chosen = best;
+  if (!rule.is_greedy && is_finite(key_logit(best))) {  // the same for all threads
+    const TemperedRow<T> tempered = {logits,
+                                     source,
+                                     load_blocked_ids(p.blocked_ids, p.num_blocked, lane_id()),
+                                     stats + row * chunks,
+                                     sums + row * chunks,
+                                     key_logit(best),
+                                     rule.inverse_temperature};
+    int count = 0;
+    while (count < kMaxCandidates && selection.kept[count] != kNoKey) ++count;
+    const double uniform =
+        uniform53(philox(p.seed[row], p.position[row], RandomPurpose::kSampleToken));
+    chosen = draw(tempered, rule, selection.kept, count, uniform, scratch);
+  }
+  if (thread_id() != 0) return;
+  p.token[row] = key_id(chosen);
+  p.logprob[row] = row_logprob(row_stats, chosen, best);
+}
+
+}  // namespace
+
+// ---- launcher ----------------------------------------------------------------------------------
+
+simt::error_t launch_sample_token(const SampleTokenParams& params,
+                                  ChunkStats* stats,
+                                  float* sums,
+                                  simt::stream_t stream) {
+  if (params.batch == 0) return simt::kSuccess;
+  return by_type(params.logits_type, [&](auto tag) {
+    return simt::launch("sample_token", sample_token_kernel<typename decltype(tag)::type>,
+                        dim3(static_cast<unsigned>(params.batch)), dim3(kSampleThreads), 0, stream,
+                        params, stats, sums);
+  });
+}
+
+}  // namespace s2t::cuda
