@@ -35,3 +35,11 @@ def device(request) -> str:
     if request.param == "cuda" and not has_cuda():
         pytest.skip("torch sees no CUDA device")
     return request.param
+
+
+@pytest.fixture
+def cuda() -> str:
+    """The CUDA device, for tests that make no sense without one."""
+    if not has_cuda():
+        pytest.skip("torch sees no CUDA device")
+    return "cuda"

@@ -33,13 +33,17 @@ inline int64_t element_bytes(const char* op, const std::string& argument, Dtype 
     case Dtype::Float:
     case Dtype::Int:
     case Dtype::UInt32:
+    case Dtype::ComplexHalf:
       return 4;
     case Dtype::Double:
     case Dtype::Long:
     case Dtype::UInt64:
+    case Dtype::ComplexFloat:
       return 8;
+    case Dtype::ComplexDouble:
+      return 16;
     default:
-      fail(op, argument, "be of an ordinary integer or real type", dtype_name(dtype));
+      fail(op, argument, "be of a type with whole bytes and no scale", dtype_name(dtype));
   }
 }
 

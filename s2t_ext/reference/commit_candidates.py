@@ -40,6 +40,7 @@ def _check(
     common.require_dtype(_OP, "slot", slot, (torch.int64,))
     common.require_dtype(_OP, "start", start, (torch.int64,))
     common.require_shape(_OP, "start", start, slot.shape, "[batch]")
+    common.require_device(_OP, "start", start, slot, "slot")
     shortest = None
     for name, buffers in (("keys", keys), ("values", values)):
         for layer, buffer in enumerate(buffers):
@@ -50,6 +51,9 @@ def _check(
             common.require(
                 buffer.shape[0] == batch, _OP, argument, f"have batch {batch}", buffer.shape[0]
             )
+            has_unit_stride = buffer.shape[3] <= 1 or buffer.stride(3) == 1
+            requirement = "have a last stride of 1"
+            common.require(has_unit_stride, _OP, argument, requirement, buffer.stride(3))
             length = buffer.shape[2]
             shortest = length if shortest is None else min(shortest, length)
     if shortest is None or slot.device.type != "cpu":
