@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
     from s2t_ext.generation import decoding_method, generate, patch, unpatch
     from s2t_ext.selector import Calibration, Selector, TriggerHead
+    from s2t_ext.teacher import Teacher
 
 _LAZY_MODULES = ("ops", "reference")
 _LAZY_NAMES = {
@@ -27,6 +28,7 @@ _LAZY_NAMES = {
     "S2TGenerateOutput": "decoding.record",
     "Selector": "selector",
     "StepEvent": "decoding.record",
+    "Teacher": "teacher",
     "TriggerHead": "selector",
     "calibrate": "calibration",
     "decoding_method": "generation",
@@ -42,6 +44,7 @@ __all__ = [
     "S2TGenerateOutput",
     "Selector",
     "StepEvent",
+    "Teacher",
     "TriggerHead",
     "__version__",
     "calibrate",

@@ -65,9 +65,8 @@ class Trigger:
         """The value compared with the threshold, fp32 [batch].
 
         entropy: entropy of the support (nats). margin: top-1 minus top-2 logit (+inf with one
-            candidate).
-        head: sigmoid(w . hidden + b). random: a Philox uniform of (seed, position). always, never:
-            zeros.
+        candidate). head: sigmoid(w . hidden + b). random: a Philox uniform of (seed, position).
+        always, never: zeros. (kl comes from the teacher, not from here.)
         """
         if self.name == "entropy":
             return proposal.support_entropy

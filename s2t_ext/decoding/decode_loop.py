@@ -18,12 +18,14 @@ from transformers.generation.streamers import BaseStreamer
 from .. import ops
 from ..ops import ProposedCandidates
 from ..triggers import Trigger, resolve_trigger
+from .local_selection import LocalSelection
 from .options import DecodingOptions, row_seeds
 from .ordinary_token import OrdinaryToken
 from .record import DecodingRecord, S2TGenerateOutput, StepEvent
 from .requirements import check_generation, check_options
-from .selection import Choice, Selection, StepState, make_selection
+from .selection import Choice, NoSelection, Selection, StepState
 from .student import Student
+from .teacher_selection import TeacherSelection, TeacherView
 
 logger = logging.getLogger("s2t_ext")
 
@@ -48,10 +50,31 @@ def decode(
         options.selector.to(input_ids.device)
     record = DecodingRecord()
     student = Student(model, generation_config, model_kwargs, record, trigger.needs_hidden_state)
-    selection = make_selection(model, options, trigger, record)
+    teacher = None
+    if options.teacher is not None:
+        teacher = TeacherView(options.teacher.start(model), record)
+    selection = _selection(model, options, trigger, teacher, record)
     ordinary = OrdinaryToken(logits_processor, generation_config.do_sample)
-    loop = DecodeLoop(student, input_ids, ordinary, trigger, selection, stopping_criteria, options)
+    loop = DecodeLoop(
+        student, input_ids, ordinary, trigger, selection, teacher, stopping_criteria, options
+    )
     return loop.run(streamer)
+
+
+def _selection(
+    model: PreTrainedModel,
+    options: DecodingOptions,
+    trigger: Trigger,
+    teacher: TeacherView | None,
+    record: DecodingRecord,
+) -> Selection:
+    if not trigger.can_fire:
+        return NoSelection()
+    if options.config.select == "local":
+        assert options.selector is not None  # check_options()
+        return LocalSelection(model, options.selector, options, record)
+    assert teacher is not None
+    return TeacherSelection(options.config, teacher)
 
 
 class DecodeLoop:
@@ -64,6 +87,7 @@ class DecodeLoop:
         ordinary: OrdinaryToken,
         trigger: Trigger,
         selection: Selection,
+        teacher: TeacherView | None,
         stopping_criteria: StoppingCriteriaList,
         options: DecodingOptions,
     ) -> None:
@@ -72,6 +96,7 @@ class DecodeLoop:
         self.ordinary = ordinary
         self.trigger = trigger
         self.selection = selection
+        self.teacher = teacher
         self.stopping_criteria = stopping_criteria
         self.options = options
         self.record = student.record
@@ -129,16 +154,19 @@ class DecodeLoop:
         config = self.options.config
         with self.record.phase("propose"):
             processed = self._process(self.student.logits)
-            proposal = ops.propose_candidates(processed, config.k, config.support, self.blocked_ids)
+            # The divergence trigger compares student and teacher on the whole support.
+            width = max(config.k, config.support) if self.trigger.name == "kl" else config.k
+            support = ops.propose_candidates(processed, width, config.support, self.blocked_ids)
+            proposal = _first(support, config.k)
             ordinary, default = self._ordinary(processed, proposal)
         with self.record.phase("trigger"):
-            statistic = self._statistic(proposal)
+            statistic = self._statistic(support, step)
             triggered = self.trigger.fires(statistic, step) & self.unfinished
             needs_choice = self.trigger.can_fire and bool(triggered.any())
         choice: Choice | None = None
         self._has_next_logits = False
         if needs_choice:
-            choice = self._choose(processed, proposal, default, triggered)
+            choice = self._choose(processed, support, default, triggered)
         event = StepEvent(
             step=step,
             tokens=default if choice is None else choice.tokens,
@@ -196,9 +224,15 @@ class DecodeLoop:
             self.unfinished &= ~invalid
         return ordinary, default
 
-    def _statistic(self, proposal: ProposedCandidates) -> torch.Tensor:
+    def _statistic(self, support: ProposedCandidates, step: int) -> torch.Tensor:
+        if self.trigger.name == "kl":
+            if step < self.trigger.warmup_steps or not self.trigger.can_fire:
+                return torch.zeros_like(support.logsumexp)
+            assert self.teacher is not None  # check_options()
+            context = self.student.context(self.input_ids)
+            return self.teacher.evaluate(context, support, self.options.config.k).kl
         return self.trigger.statistic(
-            proposal,
+            support,
             seed=self.seed,
             position=self.position,
             hidden=self.student.hidden,
@@ -208,12 +242,14 @@ class DecodeLoop:
     def _choose(
         self,
         processed: torch.Tensor,
-        proposal: ProposedCandidates,
+        support: ProposedCandidates,
         default: torch.Tensor,
         triggered: torch.Tensor,
     ) -> Choice:
+        config = self.options.config
         state = StepState(
-            proposal=_within_ratio(proposal, self.options.config.candidate_ratio),
+            proposal=_within_ratio(_first(support, config.k), config.candidate_ratio),
+            support=support,
             processed=processed,
             default=default,
             triggered=triggered,
@@ -249,6 +285,15 @@ class DecodeLoop:
             past_key_values=self.student.final_cache(),
             s2t=self.record,
         )
+
+
+def _first(support: ProposedCandidates, k: int) -> ProposedCandidates:
+    """The k best of what was proposed."""
+    if support.ids.shape[1] == k:
+        return support
+    return support._replace(
+        ids=support.ids[:, :k].contiguous(), logits=support.logits[:, :k].contiguous()
+    )
 
 
 def _within_ratio(proposal: ProposedCandidates, ratio: float) -> ProposedCandidates:

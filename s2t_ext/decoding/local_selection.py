@@ -1,0 +1,146 @@
+"""Who chooses at a triggered step: the selector, one token ahead through the student."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+
+from .. import ops
+from ..selector import Selector
+from .adapters import AdapterSwitch, has_adapter
+from .candidate_cache import can_commit, candidate_cache
+from .candidate_step import CandidateContext, CandidateStep
+from .expand_step import ExpandStep
+from .lagging_scorer import LaggingScorer
+from .options import DecodingOptions
+from .record import DecodingRecord
+from .selection import Choice, StepState, check_whole_sequence
+from .self_test import attach, make_step, restarts_prefix
+
+
+class LocalSelection:
+    """S2T-LOCAL: score(c) of the state after each candidate, from one candidate forward whose
+    winner is the next step.
+
+    With `proposer="base"` and an adapter, the adapted model scores from a lagging cache and the
+    base model goes on alone.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        selector: Selector,
+        options: DecodingOptions,
+        record: DecodingRecord,
+    ) -> None:
+        self.model = model
+        self.selector = selector
+        self.config = options.config
+        self.record = record
+        attachment = attach(model)
+        self._tree, self._reason = attachment.tree, attachment.reason
+        self.step: CandidateStep = make_step(attachment, self.config.step)
+        if self.config.step == "expand":
+            self._reason = "step='expand' was asked for"
+        self._switch = (
+            AdapterSwitch(model) if self.config.proposer == "base" and has_adapter(model) else None
+        )
+        self._scorer: LaggingScorer | None = None
+
+    @property
+    def wants_candidate_cache(self) -> bool:
+        """Only the tree forward needs one, and only in the cache it runs on."""
+        return self._switch is None and not isinstance(self.step, ExpandStep)
+
+    @contextlib.contextmanager
+    def generating(self) -> Iterator[None]:
+        """The base model generates when it proposes."""
+        if self._switch is None:
+            yield
+        else:
+            with self._switch.off():
+                yield
+
+    def prefilled(self, context: CandidateContext) -> None:
+        """Settles the step for the cache at hand, and makes the scorer's own cache."""
+        if self._switch is not None:
+            self._scorer = self._make_scorer(context)
+        elif not isinstance(self.step, ExpandStep) and not can_commit(context.cache):
+            if self.config.step == "tree":
+                raise ValueError(
+                    "generate: past_key_values must be a cache whose last entries can be "
+                    "replaced for step='tree', "
+                    f"got {type(context.cache).__name__}"
+                )
+            self.step = ExpandStep(self.model)
+            self._reason = f"the given {type(context.cache).__name__} cannot hold alternatives"
+
+    def describe(self) -> tuple[str, str]:
+        """Tree or expand, and why."""
+        return "expand" if isinstance(self.step, ExpandStep) else "tree", self._reason
+
+    def choose(self, state: StepState) -> Choice:
+        """One candidate forward, one scoring kernel, one commit."""
+        ids = state.proposal.ids
+        fallback = torch.where(state.triggered, ids[:, 0], state.default)[:, None]
+        candidates = torch.where(state.triggered[:, None] & (ids >= 0), ids, fallback)
+        step = self._step_for(state.context)
+        with self.record.phase("candidate_forward"):
+            if self._scorer is not None:
+                hidden = self._scorer.forward(state.context, candidates, state.triggered)
+            else:
+                hidden = step.forward(state.context, candidates, state.triggered)
+            self.record.count_forward(step.tokens, step.forward_passes)
+        with self.record.phase("score_and_select"):
+            result = self._score(hidden, state)
+        with self.record.phase("commit"):
+            if self._scorer is not None:
+                self._scorer.commit(result.slot, state.context.input_ids.shape[1] + 1)
+                return Choice(result.token, result.slot, result.scores, state.context.cache)
+            committed = step.commit(result.slot)
+        return Choice(result.token, result.slot, result.scores, *committed)
+
+    def _score(self, hidden: torch.Tensor, state: StepState) -> ops.ScoredSelection:
+        selector = self.selector
+        return ops.score_and_select(
+            hidden,
+            selector.rows,
+            ids=state.proposal.ids,
+            candidate_logprobs=state.proposal.logits - state.proposal.logsumexp[:, None],
+            triggered=state.triggered,
+            default_token=state.default,
+            finished=state.finished,
+            pad_id=state.pad_id,
+            bias=selector.bias,
+            bin_values=selector.bin_values,
+            bin_temperature=selector.bin_temperature,
+            logit_scale=selector.logit_scale,
+            softcap=selector.softcap,
+            prior_weight=selector.prior_weight,
+            score_temperature=self.config.score_temperature,
+            seed=state.seed,
+            position=state.position,
+        )
+
+    def _step_for(self, context: CandidateContext) -> CandidateStep:
+        """The tree step, except where the model is about to recompute its prefix."""
+        if isinstance(self.step, ExpandStep) or not restarts_prefix(self.model, context):
+            return self.step
+        return ExpandStep(self.model)
+
+    def _make_scorer(self, context: CandidateContext) -> LaggingScorer:
+        assert self._switch is not None
+        check_whole_sequence(
+            context, "proposer='base' (the adapted model scores from its own cache)"
+        )
+        config = self.model.config.get_text_config(decoder=True)
+        cache = (
+            DynamicCache(config=config)
+            if isinstance(self.step, ExpandStep)
+            else candidate_cache(config)
+        )
+        return LaggingScorer(self.step, self._switch, cache)

@@ -1,0 +1,87 @@
+"""Who chooses at a triggered step: the teacher, among the candidates (S2T) or over the vocabulary
+(Takeover).
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from .. import ops
+from ..config import S2TConfig
+from ..ops import ProposedCandidates, SupportKL
+from ..teacher import TeacherSession
+from .candidate_step import CandidateContext
+from .record import DecodingRecord
+from .selection import Choice, StepState, check_whole_sequence
+
+
+class TeacherView:
+    """Asks the teacher at most once per step, whether for the trigger or for the choice."""
+
+    def __init__(self, session: TeacherSession, record: DecodingRecord) -> None:
+        self._session = session
+        self._record = record
+        self._length = -1
+        self._answer: SupportKL | None = None
+
+    def evaluate(self, context: CandidateContext, support: ProposedCandidates, k: int) -> SupportKL:
+        """The teacher's opinion at `context`; the first k columns of `support` are the
+        candidates."""
+        length = context.input_ids.shape[1]
+        if self._answer is None or self._length != length:
+            with self._record.phase("teacher"):
+                before = self._session.forward_passes
+                self._answer = self._session.evaluate(
+                    context, support.ids, support.logits, support.ids[:, :k].contiguous()
+                )
+                self._record.teacher_forward_passes += self._session.forward_passes - before
+            self._length = length
+        return self._answer
+
+
+class TeacherSelection:
+    """S2T: y_t = argmax over the candidates of p_teacher(c | s_t). Takeover: the teacher's own
+    argmax.
+    """
+
+    wants_candidate_cache = False
+
+    def __init__(self, config: S2TConfig, teacher: TeacherView) -> None:
+        self.config = config
+        self.teacher = teacher
+
+    def generating(self) -> contextlib.AbstractContextManager[None]:
+        """Nothing to set up."""
+        return contextlib.nullcontext()
+
+    def prefilled(self, context: CandidateContext) -> None:
+        """Refuses prompts the teacher cannot read."""
+        check_whole_sequence(context, "a teacher (it reads the tokens)")
+
+    def describe(self) -> tuple[str, str]:
+        """No candidate forward of the student."""
+        return "teacher", f"select={self.config.select!r}"
+
+    def choose(self, state: StepState) -> Choice:
+        """The teacher's token in triggered rows, the default in the others."""
+        answer = self.teacher.evaluate(state.context, state.support, state.proposal.ids.shape[1])
+        ids, cache = state.proposal.ids, state.context.cache
+        if self.config.select == "takeover":
+            tokens = torch.where(state.triggered, answer.teacher_argmax, state.default)
+            matches = (ids == tokens[:, None]) & state.triggered[:, None]
+            slot = torch.where(matches.any(1), matches.int().argmax(1), -1)
+            return Choice(tokens, slot.where(state.triggered, 0), None, cache)
+        chosen = ops.select_token(
+            ids,
+            answer.candidate_logprobs,
+            state.triggered,
+            state.default,
+            state.finished,
+            state.pad_id,
+            self.config.score_temperature,
+            state.seed,
+            state.position,
+        )
+        return Choice(chosen.token, chosen.slot, answer.candidate_logprobs, cache)
