@@ -19,6 +19,14 @@ inline void check_logits(const char* op, const char* argument, const Tensor& log
   }
 }
 
+// An argument with one value a row.
+inline void check_row_argument(
+    const char* op, const char* argument, const Tensor& tensor, Dtype dtype, const Tensor& logits) {
+  check_dtype(op, argument, tensor, {dtype});
+  check_shape(op, argument, tensor, {logits.size(0)}, "[batch]");
+  check_device(op, argument, tensor, logits, "logits");
+}
+
 // The ids of a one-dimensional CPU tensor; empty for none.
 inline std::vector<int64_t> values_on_cpu(const std::optional<Tensor>& ids) {
   std::vector<int64_t> values;

@@ -128,6 +128,27 @@ S2T_HOST_DEVICE int kept_in_list(
   return kept > 1 ? kept : 1;  // the best is always kept
 }
 
+// -- cutoffs --------------------------------------------------------------------------------------
+
+// Keeps every candidate.
+constexpr Key kKeepAll = kNoKey + 1;
+
+// The least key that min-p keeps, by bisection over the 2^32 values; rule.min_p_log <= 0.
+S2T_HOST_DEVICE Key min_p_cutoff(float best, const SampleRule& rule) {
+  uint32_t failing = ordered_bits(negative_infinity()), passing = ordered_bits(best);
+  while (passing - failing > 1) {
+    const uint32_t middle = failing + (passing - failing) / 2;
+    const float scaled =
+        scaled_logit(value_of_ordered_bits(middle), best, rule.inverse_temperature);
+    if (scaled >= rule.min_p_log) {
+      passing = middle;
+    } else {
+      failing = middle;
+    }
+  }
+  return static_cast<Key>(passing) << 32;
+}
+
 // -- the draw -------------------------------------------------------------------------------------
 
 struct Pick {

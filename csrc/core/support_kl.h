@@ -26,12 +26,13 @@ struct SupportKLParams {
   int64_t* teacher_argmax;    // [batch]
 };
 
-// NaN counts as -inf; -0 stays.
+// The logit of a place: NaN counts as -inf.
 S2T_HOST_DEVICE float without_nan(float logit) {
   return logit == logit ? logit : negative_infinity();
 }
 
-// Renormalises up to 64 logits: where best is +inf, its first place has all the mass.
+// One of the two distributions over up to 64 places. Where its best is +inf, the first place that
+// has it has all the mass.
 struct SupportSide {
   float best;  // largest logit
   int first;   // first place that has it; -1 if every logit is -inf
@@ -55,24 +56,21 @@ S2T_HOST_DEVICE float support_difference(const SupportSide& side, float logit, i
   return logit - side.best;
 }
 
-// student, teacher: the two logits of each of `count` (<= 64) places, -inf for an empty place or
-// NaN. Terms are padded to 64 with zeros and added in double as trees.
-S2T_HOST_DEVICE float support_kl_row(const float* student, const float* teacher, int count) {
-  const SupportSide p = support_side(student, count), q = support_side(teacher, count);
-  if (p.first < 0) return 0.0f;
+// What each of 64 places contributes: differences by support_difference (-inf beyond `count`) and
+// their exponentials. Added in double as trees.
+S2T_HOST_DEVICE float support_kl_of_terms(const float* p_difference,
+                                          const float* q_difference,
+                                          const float* p_weight,
+                                          const float* q_weight) {
   double p_sum[kMaxCandidates], q_sum[kMaxCandidates], cross[kMaxCandidates];
   for (int i = 0; i < kMaxCandidates; ++i) {
-    const float p_d = i < count ? support_difference(p, student[i], i) : negative_infinity();
-    const float q_d = i < count ? support_difference(q, teacher[i], i) : negative_infinity();
-    const float weight = exp_canonical(p_d);
-    if (weight > 0.0f && !(q_d > negative_infinity())) return positive_infinity();
-    p_sum[i] = static_cast<double>(weight);
-    q_sum[i] = static_cast<double>(exp_canonical(q_d));
-    cross[i] = 0.0;
-    if (weight > 0.0f) {
-      cross[i] =
-          static_cast<double>(weight) * (static_cast<double>(p_d) - static_cast<double>(q_d));
-    }
+    const bool has_mass = p_weight[i] > 0.0f;
+    if (has_mass && !(q_difference[i] > negative_infinity())) return positive_infinity();
+    p_sum[i] = static_cast<double>(p_weight[i]);
+    q_sum[i] = static_cast<double>(q_weight[i]);
+    const double log_ratio =
+        static_cast<double>(p_difference[i]) - static_cast<double>(q_difference[i]);
+    cross[i] = has_mass ? p_sum[i] * log_ratio : 0.0;
   }
   const double s = tree_sum(p_sum, kMaxCandidates);
   const double kl = tree_sum(cross, kMaxCandidates) / s - log_canonical(s) +

@@ -56,15 +56,13 @@ S2T_HOST_DEVICE PresentedChunk present(const Element* chunk, float* buffer) {
   return walk_maximum<true>(chunk, buffer);
 }
 
-// Meets the blocked ids of ascending chunks.
+// The blocked ids a walk over ascending chunks has not met yet.
 struct BlockedCursor {
   const int64_t* next;
   const int64_t* end;
 
-  S2T_HOST_DEVICE BlockedCursor(const BlockedIds& blocked, int64_t first_id)
-      : next(blocked.ids), end(blocked.ids + blocked.count) {
-    while (next != end && *next < first_id) ++next;
-  }
+  S2T_HOST_DEVICE explicit BlockedCursor(const BlockedIds& blocked)
+      : next(blocked.ids), end(blocked.ids + blocked.count) {}
 };
 
 // Chunk c of the row. Moves the cursor past the chunk.
@@ -73,6 +71,7 @@ S2T_HOST_DEVICE PresentedChunk
 present_chunk(const Element* row, int64_t vocab, int64_t c, BlockedCursor& blocked, float* buffer) {
   const int64_t first_id = c * kChunkSize;
   const Element* chunk = row + first_id;
+  while (blocked.next != blocked.end && *blocked.next < first_id) ++blocked.next;
   const int64_t count = vocab - first_id < kChunkSize ? vocab - first_id : kChunkSize;
   const bool is_blocked = blocked.next != blocked.end && *blocked.next < first_id + kChunkSize;
   if (count == kChunkSize && !is_blocked) return present(chunk, buffer);

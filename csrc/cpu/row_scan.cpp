@@ -5,6 +5,7 @@
 #include <memory>
 #include <numeric>
 
+#include "core/float16.h"
 #include "cpu/dispatch.h"
 
 namespace s2t::cpu {
@@ -12,11 +13,6 @@ namespace {
 
 constexpr KernelTable<void(ScanPart&)> kScanPart = S2T_KERNEL_TABLE(scan_part);
 constexpr KernelTable<RowStats(const ChunkStats*, int64_t)> kMergeRow = S2T_KERNEL_TABLE(merge_row);
-
-const void* row_pointer(const LogitsView& logits, int64_t row) {
-  const int64_t element_size = logits.type == ScalarType::kFloat32 ? 4 : 2;
-  return static_cast<const char*>(logits.data) + row * logits.row_stride * element_size;
-}
 
 // Where the parts of one row leave their results.
 struct RowBuffers {
@@ -88,6 +84,23 @@ ScannedRow merge_parts(const RowBuffers& buffers, int64_t num_chunks, int64_t nu
 }
 
 }  // namespace
+
+const void* row_pointer(const LogitsView& logits, int64_t row) {
+  const int64_t element_size = logits.type == ScalarType::kFloat32 ? 4 : 2;
+  return static_cast<const char*>(logits.data) + row * logits.row_stride * element_size;
+}
+
+float logit_at(const void* row, ScalarType type, int64_t i) {
+  switch (type) {
+    case ScalarType::kFloat32:
+      return static_cast<const float*>(row)[i];
+    case ScalarType::kBFloat16:
+      return to_float(static_cast<const BFloat16*>(row)[i]);
+    case ScalarType::kFloat16:
+      return to_float(static_cast<const Float16*>(row)[i]);
+  }
+  return negative_infinity();
+}
 
 BlockedIds sorted_blocked_ids(const int64_t* ids, int count) {
   BlockedIds blocked;

@@ -24,6 +24,11 @@ struct LogitsView {
   int64_t row_stride;
 };
 
+const void* row_pointer(const LogitsView& logits, int64_t row);
+
+// The logit of element i of a row.
+float logit_at(const void* row, ScalarType type, int64_t i);
+
 // Ascending and without repeats, so that a walk over the chunks meets them in order.
 struct BlockedIds {
   int64_t ids[kMaxBlockedIds];
@@ -64,9 +69,7 @@ struct ScanPart {
 
 // Keys gather in a reservoir; at this fill the best num_best are kept and the rest dropped. Small
 // enough that the threshold follows the data, large enough that dropping is rare.
-S2T_HOST_DEVICE constexpr int64_t reservoir_limit(int64_t num_best) {
-  return num_best < 64 ? 256 : 4 * num_best;
-}
+S2T_HOST_DEVICE constexpr int64_t reservoir_limit(int64_t num_best) { return 4 * num_best; }
 
 // A chunk may add all its elements before the fill is looked at.
 S2T_HOST_DEVICE constexpr int64_t key_capacity(int64_t num_best) {

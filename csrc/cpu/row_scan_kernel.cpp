@@ -75,7 +75,7 @@ template <bool kWeighted, typename Element>
 void scan(ScanPart& part) {
   const Element* row = static_cast<const Element*>(part.row);
   Reservoir reservoir = {part.keys, 0, part.num_best, kNoKey};
-  BlockedCursor blocked(*part.blocked, part.first_chunk * kChunkSize);
+  BlockedCursor blocked(*part.blocked);
   ChunkBuffer buffer;
   bool has_nan = false;
   for (int64_t c = part.first_chunk; c < part.end_chunk; ++c) {

@@ -18,6 +18,7 @@
 //   max_lane(v), tree_sum(v)    over the lanes; the sum with distance 8, 4, 2, 1
 //   mask_at_least(a, b)         bit i: a[i] >= b[i] (false for NaN)
 //   nan_mask(a, b)              bit i: a NaN in a[i] or b[i]
+//   zero_unless(mask, v)        v in the lanes of the mask, 0 in the others
 //   exp_canonical(d), add_weighted(total, weight, d)   as in core/canonical_math.h
 //   chunk_tree_sum(Vec[16])     as there, partial p in lane p % 16 of vector p / 16
 

@@ -73,6 +73,11 @@ S2T_HOST_DEVICE uint32_t nan_mask(Vec a, Vec b) {
   return mask;
 }
 
+S2T_HOST_DEVICE Vec zero_unless(uint32_t mask, Vec v) {
+  for (int i = 0; i < 16; ++i) v.lanes[i] = (mask >> i) & 1u ? v.lanes[i] : 0.0f;
+  return v;
+}
+
 S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec n, Vec shifted, Vec d) {
   for (int i = 0; i < 16; ++i) {
     value.lanes[i] = s2t::scale_in_range(value.lanes[i], n.lanes[i], shifted.lanes[i], d.lanes[i]);

@@ -85,6 +85,16 @@ S2T_HOST_DEVICE uint32_t nan_mask(Vec a, Vec b) {
   return static_cast<uint32_t>(low | (high << 8));
 }
 
+S2T_HOST_DEVICE __m256 zero_unless_of_8(uint32_t mask, __m256 v) {
+  const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i chosen = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(mask)), bit);
+  return _mm256_and_ps(v, _mm256_castsi256_ps(_mm256_cmpeq_epi32(chosen, bit)));
+}
+
+S2T_HOST_DEVICE Vec zero_unless(uint32_t mask, Vec v) {
+  return Vec(zero_unless_of_8(mask, v.low), zero_unless_of_8(mask >> 8, v.high));
+}
+
 S2T_HOST_DEVICE __m256 scale_in_range(__m256 value, __m256 shifted, __m256 d) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
   const __m256 scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), exponent));

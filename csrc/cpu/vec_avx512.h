@@ -69,6 +69,10 @@ S2T_HOST_DEVICE uint32_t nan_mask(Vec a, Vec b) {
   return _mm512_cmp_ps_mask(a.v, b.v, _CMP_UNORD_Q);
 }
 
+S2T_HOST_DEVICE Vec zero_unless(uint32_t mask, Vec v) {
+  return Vec(_mm512_maskz_mov_ps(static_cast<__mmask16>(mask), v.v));
+}
+
 // value * 2^n is exact here, so scalef rounds nothing.
 S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec n, Vec, Vec d) {
   const __mmask16 is_in_range = _mm512_cmp_ps_mask(d.v, _mm512_set1_ps(kExpCutoff), _CMP_GE_OQ);
