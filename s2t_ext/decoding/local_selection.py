@@ -127,8 +127,12 @@ class LocalSelection:
         )
 
     def _step_for(self, context: CandidateContext) -> CandidateStep:
-        """The tree step, except where the model is about to recompute its prefix."""
-        if isinstance(self.step, ExpandStep) or not restarts_prefix(self.model, context):
+        """The tree step, except where the model is about to recompute its prefix, or has done so
+        into a cache of its own making that cannot hold alternatives.
+        """
+        if isinstance(self.step, ExpandStep):
+            return self.step
+        if can_commit(context.cache) and not restarts_prefix(self.model, context):
             return self.step
         return ExpandStep(self.model)
 
