@@ -1,0 +1,304 @@
+"""Tiny random models of many architectures, prompts and selectors for them, and the reference's
+verdict on a generation: what the tests of whole generations share.
+"""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+import transformers as hf
+
+import s2t_ext
+from s2t_ext.reference import decoding as reference_decoding
+from s2t_ext.triggers import resolve_trigger
+
+VOCAB, HIDDEN = 97, 32
+PAD, EOS, BOS = 0, 1, 2
+
+# Two paths whose choices the reference itself puts this close may part: that is rounding.
+TIE = 2e-5
+
+# The window of the sliding models: shorter than PROMPT, so it is full from the start.
+WINDOW, PROMPT = 7, 9
+
+logging.getLogger("transformers").setLevel(logging.ERROR)  # advice about the tiny configurations
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Models this small only lose time to a second thread, most of all on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A tiny configuration, and how its candidates share a step.
+
+    Attributes:
+        build: Makes the configuration.
+        step_mode: What `step="auto"` must come to, "tree" or "expand".
+        new_tokens: How many to generate; few where a forward pass is slow.
+    """
+
+    build: Callable[[], hf.PretrainedConfig]
+    step_mode: str = "tree"
+    new_tokens: int = 12
+
+
+_IDS = dict(pad_token_id=PAD, eos_token_id=EOS, bos_token_id=BOS)
+_COMMON = dict(
+    vocab_size=VOCAB,
+    hidden_size=HIDDEN,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    **_IDS,
+)
+_GPT_LIKE = dict(vocab_size=VOCAB, n_layer=2, n_head=4, **_IDS)
+_GEMMA = dict(
+    head_dim=8,
+    query_pre_attn_scalar=8,
+    layer_types=["sliding_attention", "full_attention"],
+)
+_MOE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+
+
+def _llama_like(config: type[hf.PretrainedConfig], **options) -> Architecture:
+    return Architecture(lambda: config(**{**_COMMON, **options}))
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _llama_like(hf.LlamaConfig),
+    "qwen2": _llama_like(hf.Qwen2Config),
+    "qwen3": _llama_like(hf.Qwen3Config, head_dim=8),
+    "mistral": _llama_like(hf.MistralConfig, sliding_window=None),
+    "mistral_window": _llama_like(hf.MistralConfig, sliding_window=WINDOW),
+    "gemma2": _llama_like(hf.Gemma2Config, sliding_window=WINDOW, **_GEMMA),
+    # This window fills during the generation.
+    "gemma3": _llama_like(hf.Gemma3TextConfig, sliding_window=PROMPT + 3, **_GEMMA),
+    "phi3": _llama_like(hf.Phi3Config),
+    "gpt2": Architecture(lambda: hf.GPT2Config(n_embd=HIDDEN, n_positions=256, **_GPT_LIKE)),
+    "gpt_neox": Architecture(
+        lambda: hf.GPTNeoXConfig(**{k: v for k, v in _COMMON.items() if "key_value" not in k})
+    ),
+    "olmo2": _llama_like(hf.Olmo2Config),
+    "granite": _llama_like(hf.GraniteConfig, logits_scaling=3.0),
+    "smollm3": _llama_like(hf.SmolLM3Config, num_hidden_layers=4),
+    "qwen3_moe": _llama_like(hf.Qwen3MoeConfig, head_dim=8, **_MOE),
+    "mixtral": _llama_like(hf.MixtralConfig, num_local_experts=4),
+    "cohere2": _llama_like(
+        hf.Cohere2Config,
+        sliding_window=WINDOW,
+        logit_scale=0.3,
+        layer_types=["sliding_attention", "full_attention"],
+    ),
+    "gpt_oss": _llama_like(
+        hf.GptOssConfig,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=WINDOW,
+        rope_parameters=dict(rope_type="default", rope_theta=10000.0),
+    ),
+    "mamba2": Architecture(
+        lambda: hf.Mamba2Config(
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            num_hidden_layers=2,
+            num_heads=8,
+            head_dim=8,
+            state_size=8,
+            n_groups=2,
+            chunk_size=8,
+            **_IDS,
+        ),
+        "expand",
+    ),
+    "falcon_h1": Architecture(
+        lambda: hf.FalconH1Config(
+            **_COMMON,
+            mamba_d_ssm=64,
+            mamba_n_heads=8,
+            mamba_d_head=8,
+            mamba_d_state=8,
+            mamba_n_groups=2,
+            mamba_chunk_size=8,
+            lm_head_multiplier=0.5,
+        ),
+        "expand",
+    ),
+    "qwen3_next": Architecture(
+        lambda: hf.Qwen3NextConfig(
+            **{**_COMMON, "num_hidden_layers": 4},
+            head_dim=8,
+            linear_num_value_heads=4,
+            linear_num_key_heads=2,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+            shared_expert_intermediate_size=32,
+            **_MOE,
+        ),
+        "expand",
+        new_tokens=4,
+    ),
+    "bloom": Architecture(lambda: hf.BloomConfig(hidden_size=HIDDEN, **_GPT_LIKE), "expand"),
+}
+
+
+def longrope_config(sliding_window: int | None = None) -> hf.PretrainedConfig:
+    """Phi3 whose rope changes at position 12, inside the tests' generations."""
+    rope = dict(
+        rope_type="longrope",
+        short_factor=[1.0] * 4,
+        long_factor=[2.0] * 4,
+        rope_theta=10000.0,
+        original_max_position_embeddings=12,
+        factor=64 / 12,
+    )
+    options = {**_COMMON, "max_position_embeddings": 64, "sliding_window": sliding_window}
+    return hf.Phi3Config(**options, original_max_position_embeddings=12, rope_parameters=rope)
+
+
+def build_model(config: str | hf.PretrainedConfig, seed: int = 0) -> hf.PreTrainedModel:
+    """A model of its own, for tests that change it; otherwise see `tiny_model`.
+
+    Matrices are enlarged so that logits differ by far more than rounding.
+    """
+    if isinstance(config, str):
+        config = ARCHITECTURES[config].build()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = hf.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(5.0)
+    return model
+
+
+@functools.cache
+def tiny_model(name: str) -> hf.PreTrainedModel:
+    """The shared model of an architecture; a test must leave it as it found it."""
+    return build_model(name)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """input_ids and attention_mask, int64 [batch, PROMPT]."""
+
+    ids: torch.Tensor
+    mask: torch.Tensor
+
+    def __iter__(self):
+        return iter((self.ids, self.mask))
+
+
+def prompts(padded: bool, seed: int = 1) -> Prompts:
+    """Two full rows, or three left-padded rows of 9, 6 and 2 tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, VOCAB, (3, PROMPT), generator=generator)
+    mask = torch.ones_like(ids)
+    if not padded:
+        return Prompts(ids[:2], mask[:2])
+    mask[1, :3] = mask[2, :7] = 0
+    return Prompts(ids.where(mask.bool(), PAD), mask)
+
+
+def make_selector(
+    model: hf.PreTrainedModel, bins: int = 16, seed: int = 5, **options
+) -> s2t_ext.Selector:
+    """Random score rows whose logits have deviation 1 on the model's own hidden states: scores of
+    different candidates then differ in their second digit, and none is near 0 or 1.
+    """
+    size = model.config.get_text_config(decoder=True).hidden_size
+    with torch.no_grad():
+        _, hidden = reference_decoding._last_state(model, torch.arange(3, 15)[None])
+    rows = torch.randn(bins, size, generator=torch.Generator().manual_seed(seed))
+    return s2t_ext.Selector(rows / float(hidden.norm()), **options)
+
+
+def assert_equals_reference(
+    sequences: torch.Tensor,
+    model: hf.PreTrainedModel,
+    inputs: Prompts,
+    *,
+    config: s2t_ext.S2TConfig,
+    selector: s2t_ext.Selector | None,
+    new_tokens: int,
+    seed: int = 0,
+    eos: tuple[int, ...] = (EOS,),
+    processors: hf.LogitsProcessorList | None = None,
+) -> None:
+    """The tokens of `s2t_ext.reference.decode`, row by row, except after a tie of the reference."""
+    expected = s2t_ext.reference.decode(
+        model,
+        inputs.ids,
+        inputs.mask,
+        config=config,
+        selector=selector,
+        max_new_tokens=new_tokens,
+        eos_token_ids=eos,
+        pad_token_id=PAD,
+        logits_processor=processors,
+        seed=seed,
+    )
+    assert sequences.shape == expected.shape
+    for b, (row, should) in enumerate(zip(sequences, expected, strict=True)):
+        if torch.equal(row, should):
+            continue
+        first = int((row != should).nonzero()[0])
+        real = torch.cat([inputs.mask[b].bool(), torch.ones(first - PROMPT, dtype=torch.bool)])
+        prefix = should[:first][real][None]
+        margin = _decision_margin(
+            model, prefix, first - PROMPT, config, selector, seed + b, processors
+        )
+        assert margin < TIE, (
+            f"row {b} parts from the reference at new token {first - PROMPT}, where its decision "
+            f"has a margin of {margin:.1e}:\n{row.tolist()}\n{should.tolist()}"
+        )
+
+
+@torch.no_grad()
+def _decision_margin(model, prefix, step, config, selector, seed, processors) -> float:
+    """How close the reference's closest decision at this step is."""
+    with reference_decoding._adapter(model, on=config.proposer == "adapted"):
+        logits, hidden = reference_decoding._last_state(model, prefix)
+    if processors is not None:
+        logits = processors(prefix, logits)
+    reserved = selector.reserved_ids if selector is not None else ()
+    blocked = torch.tensor(reserved) if reserved else None
+    proposal = s2t_ext.reference.propose_candidates(logits, config.k, config.support, blocked)
+    trigger = resolve_trigger(config, selector)
+    statistic = trigger.statistic(
+        proposal,
+        seed=torch.tensor([seed]),
+        position=torch.tensor([step]),
+        hidden=hidden,
+        selector=selector,
+    )
+    two = s2t_ext.reference.propose_candidates(logits, 2, 2, blocked).logits[0]
+    margins = [float(two[0] - two[1])]
+    if trigger.name in ("entropy", "margin", "head"):
+        margins.append(abs(float(statistic) - trigger.threshold))
+    if selector is not None and bool(trigger.fires(statistic, step)):
+        with reference_decoding._adapter(model, on=True):
+            totals = torch.stack([
+                selector.score(reference_decoding._last_state(model, _append(prefix, c))[1])[0]
+                for c in proposal.ids[0].tolist()
+            ])  # fmt: skip
+        totals = totals + selector.prior_weight * (proposal.logits - proposal.logsumexp)[0]
+        best = totals.topk(min(2, len(totals))).values
+        margins += (best[:-1] - best[1:]).tolist()
+    return min(margins)
+
+
+def _append(prefix: torch.Tensor, token: int) -> torch.Tensor:
+    return torch.cat([prefix, torch.tensor([[token]])], dim=1)
