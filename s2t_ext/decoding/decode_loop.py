@@ -115,6 +115,7 @@ class DecodeLoop:
         self.scores: list[torch.Tensor] | None = [] if keep and config.output_scores else None
         self.raw_logits: list[torch.Tensor] | None = [] if keep and config.output_logits else None
         self._has_next_logits = False
+        self._without_logits = torch.zeros_like(self.unfinished)
 
     @torch.no_grad()
     def run(self, streamer: BaseStreamer | None) -> S2TGenerateOutput | torch.Tensor:
@@ -139,6 +140,11 @@ class DecodeLoop:
         if streamer is not None:
             streamer.end()
         self.record.finish()
+        if bool(
+            self._without_logits.any()
+        ):  # said once, at the end: asking earlier would wait for the device
+            rows = self._without_logits.nonzero().flatten().tolist()
+            logger.warning("generate: logits must hold a valid value, got none in rows %s", rows)
         return self._result()
 
     def _prefill(self) -> None:
@@ -217,11 +223,8 @@ class DecodeLoop:
         )
         invalid = ordinary < 0
         default = ordinary.masked_fill(invalid | self._padding_rows(), self.pad_id)
-        stopped = invalid & self.unfinished
-        if bool(stopped.any()):
-            rows = stopped.nonzero().flatten().tolist()
-            logger.warning("generate: logits must hold a valid value, got none in rows %s", rows)
-            self.unfinished &= ~invalid
+        self._without_logits |= invalid & self.unfinished
+        self.unfinished &= ~invalid
         return ordinary, default
 
     def _statistic(self, support: ProposedCandidates, step: int) -> torch.Tensor:

@@ -10,6 +10,7 @@ instead.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,10 +49,13 @@ class HeadTrace:
 def traced_head(model: PreTrainedModel, keep_output: bool = False) -> Iterator[HeadTrace]:
     """Records the input (and output) of the language-model head during the forwards inside it."""
     trace = HeadTrace()
+    owner = threading.get_ident()
 
     def record(
         module: nn.Module, arguments: tuple[torch.Tensor, ...], output: torch.Tensor
     ) -> None:
+        if threading.get_ident() != owner:  # another generation on the same model
+            return
         trace.hidden = arguments[0]
         trace.output = output if keep_output else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,9 +36,8 @@ class Attachment:
     reason: str
 
 
-_attachments: weakref.WeakKeyDictionary[PreTrainedModel, tuple[Any, Attachment]] = (
-    weakref.WeakKeyDictionary()
-)
+#: Kept on the model itself: a table would keep the model alive, since the findings refer to it.
+_ATTRIBUTE = "_s2t_attachment"
 
 
 def attach(model: PreTrainedModel) -> Attachment:
@@ -47,13 +45,13 @@ def attach(model: PreTrainedModel) -> Attachment:
     implementation.
     """
     key = (model.dtype, str(model.device), model.config._attn_implementation)
-    known = _attachments.get(model)
+    known: tuple[Any, Attachment] | None = model.__dict__.get(_ATTRIBUTE)
     if known is not None and known[0] == key:
         return known[1]
     head = find_logits_head(model)
     tree, reason = _try_tree(model, head)
     attachment = Attachment(head, tree, reason)
-    _attachments[model] = (key, attachment)
+    model.__dict__[_ATTRIBUTE] = (key, attachment)
     return attachment
 
 

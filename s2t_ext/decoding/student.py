@@ -4,6 +4,7 @@ would run.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from .candidate_cache import can_commit, candidate_cache
 from .candidate_step import CandidateContext
 from .expand_step import cache_name
-from .logits_head import traced_head
+from .logits_head import HeadTrace, traced_head
 from .record import DecodingRecord
 
 
@@ -65,9 +66,9 @@ class Student:
         model, config = self.model, self.generation_config
         prompt = self.model_kwargs.get("inputs_embeds")
         tokens = input_ids.numel() if prompt is None else prompt.shape[0] * prompt.shape[1]
-        with traced_head(model) as trace:
+        with self._tracing() as trace:
             outputs = model._prefill(input_ids, config, self.model_kwargs)
-        self._take(outputs, trace.hidden)
+        self._take(outputs, trace)
         self.record.count_forward(tokens)
         if model._valid_auto_compile_criteria(self.model_kwargs, config):
             self._forward_call = model.get_compiled_call(config.compile_config)
@@ -77,12 +78,9 @@ class Student:
         inputs = self.model.prepare_inputs_for_generation(
             input_ids, next_sequence_length=1, **self.model_kwargs
         )
-        if self.trace_hidden:
-            with traced_head(self.model) as trace:
-                outputs = self._forward_call(**inputs, return_dict=True)
-            self._take(outputs, trace.hidden)
-        else:
-            self._take(self._forward_call(**inputs, return_dict=True), None)
+        with self._tracing() as trace:
+            outputs = self._forward_call(**inputs, return_dict=True)
+        self._take(outputs, trace)
         self.record.count_forward(input_ids.shape[0])
 
     def advance(self, cache: Cache, logits: torch.Tensor, hidden: torch.Tensor | None) -> None:
@@ -117,10 +115,13 @@ class Student:
             cache.crop(-1)
         return cache
 
-    def _take(self, outputs: Any, hidden: torch.Tensor | None) -> None:
+    def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace]:
+        return traced_head(self.model) if self.trace_hidden else contextlib.nullcontext(HeadTrace())
+
+    def _take(self, outputs: Any, trace: HeadTrace) -> None:
         self._update(outputs)
         self.logits = outputs.logits[:, -1]
-        self.hidden = None if hidden is None else hidden[:, -1]
+        self.hidden = None if trace.hidden is None else trace.hidden[:, -1]
         self._last_token_cached = False
 
     def _update(self, outputs: Any) -> None:
