@@ -109,6 +109,11 @@ def resolve_trigger(config: S2TConfig, selector: Selector | None) -> Trigger:
     threshold = config.threshold
     if name in THRESHOLD_TRIGGERS and threshold is None:
         calibration = selector.calibration_for(name) if selector is not None else None
+        if calibration is None and selector is None and config.select == "local":
+            raise ValueError(
+                "generate: selector must be given for select='local' (or set trigger='never'), "
+                "got None"
+            )
         if calibration is None:
             raise ValueError(
                 f"generate: threshold must be set for trigger={name!r} (or stored in the "
