@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from s2t_ext import _library, ops, reference
+from s2t_ext.ops._bind import bind, default_bin_values
 from s2t_ext.testing import LogitsCase, ScoreCase, assert_same_bits
 
 pytestmark = pytest.mark.skipif(
@@ -215,6 +216,20 @@ def test_a_tensor_of_another_device_reaches_the_reference():
     for name in _library.OPERATORS:
         key = "CompositeExplicitAutograd"
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"s2t_ext::{name}", key)
+
+
+def test_without_the_library_an_operator_is_its_reference(monkeypatch):
+    monkeypatch.setattr(_library, "is_loaded", lambda: False)
+    assert bind("support_kl", reference.support_kl, None) is reference.support_kl
+
+
+def test_default_bins_are_made_once_and_never_from_a_tracer():
+    rows = torch.zeros(13, 4)
+    with torch._subclasses.FakeTensorMode() as mode:
+        default_bin_values(mode.from_tensor(rows))
+    bins = default_bin_values(rows)
+    assert_same_bits(bins, torch.linspace(0, 1, 13))
+    assert default_bin_values(torch.ones(13, 9)) is bins
 
 
 def test_results_are_named():
