@@ -1,0 +1,1 @@
+"""Distillation of S2T-LOCAL selectors: collect labelled trajectories, train on them packed."""

@@ -1,0 +1,125 @@
+"""What a selector learns from: trajectories of the student with teacher-labelled steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Group:
+    """The candidates of one step, labelled by the teacher.
+
+    Attributes:
+        step: Number of response tokens before it; its prefix is prompt + response[:step].
+        candidates: The student's top K ids, best first; all different.
+        student_logprobs: Their log-probabilities under the student (over the whole vocabulary).
+        teacher_probs: Their absolute probabilities under the teacher; they need not sum to 1.
+        kl: KL(student || teacher) on the student's support, nats. entropy: The student's, nats.
+    """
+
+    step: int
+    candidates: tuple[int, ...]
+    student_logprobs: tuple[float, ...]
+    teacher_probs: tuple[float, ...]
+    kl: float = math.nan
+    entropy: float = math.nan
+
+    def __post_init__(self) -> None:
+        count = len(self.candidates)
+        _require(count >= 1, "candidates", "hold at least one id", count)
+        _require(len(set(self.candidates)) == count, "candidates", "differ", self.candidates)
+        for name in ("student_logprobs", "teacher_probs"):
+            length = len(getattr(self, name))
+            _require(length == count, name, f"have one entry per candidate ({count})", length)
+        _require(self.step >= 0, "step", "be at least 0", self.step)
+
+    @property
+    def best(self) -> int:
+        """Slot of the candidate the teacher likes best; the first of equals."""
+        return max(range(len(self.candidates)), key=lambda i: (self.teacher_probs[i], -i))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One rollout of the student and its labelled steps.
+
+    Attributes:
+        key: Identifies it within its collection.
+        prompt, response: Token ids.
+        groups: Labelled steps, ascending.
+        kl, entropy: Of every response step, for the trigger head; empty if unknown.
+    """
+
+    key: str
+    prompt: tuple[int, ...]
+    response: tuple[int, ...]
+    groups: tuple[Group, ...]
+    kl: tuple[float, ...] = ()
+    entropy: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        steps = [group.step for group in self.groups]
+        _require(len(self.prompt) >= 1, "prompt", "hold at least one token", 0)
+        _require(steps == sorted(set(steps)), "groups", "be ascending by step", steps)
+        _require(
+            not steps or steps[-1] <= len(self.response),
+            "groups",
+            f"lie within the response of {len(self.response)} tokens",
+            steps[-1:],
+        )
+        for name in ("kl", "entropy"):
+            length = len(getattr(self, name))
+            _require(length in (0, len(self.response)), name, "have one entry per token", length)
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens that some group, or the trigger head, looks at."""
+        last = self.groups[-1].step if self.groups else 0
+        return len(self.prompt) + max(last, len(self.kl) - 1, 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Trajectory:
+        """The inverse of `to_dict`."""
+        fields: dict[str, Any] = {
+            name: tuple(record[name])
+            for name in ("prompt", "response", "kl", "entropy")
+            if name in record
+        }
+        groups = tuple(
+            Group(**{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()})
+            for group in record["groups"]
+        )
+        return cls(key=str(record["key"]), groups=groups, **fields)
+
+
+def batches_by_length(
+    trajectories: Sequence[Trajectory], batch_size: int, order: Sequence[int]
+) -> list[list[Trajectory]]:
+    """Batches of similar length: `order` is cut into windows of 16 batches, each sorted by size.
+
+    The order of the batches follows `order`, so a seeded order gives seeded batches.
+    """
+    batches = []
+    window = 16 * batch_size
+    for begin in range(0, len(order), window):
+        part = sorted(order[begin : begin + window], key=lambda i: packed_length(trajectories[i]))
+        batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+    batches.sort(key=lambda batch: min(order.index(i) for i in batch))
+    return [[trajectories[i] for i in batch] for batch in batches]
+
+
+def packed_length(trajectory: Trajectory) -> int:
+    """Tokens of the packed forward of one trajectory."""
+    return trajectory.prefix_length + sum(len(g.candidates) for g in trajectory.groups)
+
+
+def _require(condition: bool, name: str, rule: str, value: Any) -> None:
+    if not condition:
+        raise ValueError(f"Trajectory: {name} must {rule}, got {value}")

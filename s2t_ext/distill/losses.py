@@ -1,0 +1,170 @@
+"""Losses of selector training (paper, section 3.4; design, 2.4), over groups of candidates.
+
+In all of them `totals` are the candidates' scores [G, K] (score + prior term), `mask` bool [G, K] says
+which slots hold a candidate, `teacher` are the teacher's absolute probabilities [G, K], and the result
+is one loss per group, [G].
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+LOSSES = ("top1", "kl", "pairwise")
+
+_NEVER = -1e30  # instead of -inf: a masked logit whose gradient must be 0, not NaN
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised.
+
+    Raises:
+        ValueError: if an option lies outside its range.
+    """
+
+    #: top1: cross-entropy of the teacher's favourite + hinge + kl_weight * kl; kl: the last alone;
+    #: pairwise: margin loss over all pairs the teacher orders.
+    kind: str = "top1"
+    #: T of softmax(total / T) in the cross-entropy. Scores lie in [0, 1].
+    temperature: float = 0.1
+    #: T of softmax(total / T) in the kl term.
+    kl_temperature: float = 0.1
+    hinge_weight: float = 1.0
+    hinge_margin: float = 1.0
+    kl_weight: float = 0.1
+    #: Gap in total that `pairwise` asks for.
+    pair_margin: float = 0.1
+    #: Weigh each group by how clearly the teacher prefers its favourite (its normalised
+    #: probability minus the runner-up's); weights average 1 over a batch.
+    teacher_margin_weighting: bool = False
+    #: Weight of KL(base || adapted) on the prefix tokens, over the vocabulary without reserved ids.
+    base_kl_weight: float = 0.1
+    #: Weight of the trigger head's binary cross-entropy.
+    trigger_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in LOSSES:
+            raise ValueError(
+                f"LossConfig: kind must be one of {', '.join(LOSSES)}, got {self.kind}"
+            )
+        for name in ("temperature", "kl_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"LossConfig: {name} must be above 0, got {getattr(self, name)}")
+        for name, value in asdict(self).items():
+            if name.endswith("weight") and value < 0:
+                raise ValueError(f"LossConfig: {name} must be at least 0, got {value}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def group_loss(
+    totals: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, config: LossConfig
+) -> torch.Tensor:
+    """Sum over the groups of their losses, weighted if `config` says so; divide by the groups of a
+    whole optimiser step to get its mean.
+    """
+    if config.kind == "kl":
+        losses = kl_to_teacher(totals, mask, teacher, config.kl_temperature)
+    elif config.kind == "pairwise":
+        losses = pairwise_margin(totals, mask, teacher, config.pair_margin)
+    else:
+        losses = top1_cross_entropy(totals, mask, teacher, config.temperature)
+        losses = losses + config.hinge_weight * hinge(totals, mask, teacher, config.hinge_margin)
+        kl = kl_to_teacher(totals, mask, teacher, config.kl_temperature)
+        losses = losses + config.kl_weight * kl
+    if config.teacher_margin_weighting:
+        losses = losses * teacher_margin(mask, teacher)
+    return losses.sum()
+
+
+def top1_cross_entropy(
+    totals: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """-log softmax(totals / T) at the teacher's favourite."""
+    log_q = (totals / temperature).masked_fill(~mask, _NEVER).log_softmax(dim=1)
+    return -log_q.gather(1, favourite(mask, teacher)[:, None]).squeeze(1)
+
+
+def hinge(
+    totals: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """max(0, margin - (total of the favourite - best other total)); 0 for a lone candidate."""
+    best = favourite(mask, teacher)[:, None]
+    others = mask.scatter(1, best, False)
+    hardest = totals.masked_fill(~others, _NEVER).max(dim=1).values
+    gap = totals.gather(1, best).squeeze(1) - hardest
+    return torch.where(others.any(dim=1), (margin - gap).clamp(min=0), 0.0)
+
+
+def kl_to_teacher(
+    totals: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, temperature: float
+) -> torch.Tensor:
+    """KL(teacher renormalised on the candidates || softmax(totals / T)), nats."""
+    log_q = (totals / temperature).masked_fill(~mask, _NEVER).log_softmax(dim=1)
+    p = normalised(mask, teacher).to(log_q.dtype)
+    return (torch.special.xlogy(p, p) - p * log_q.masked_fill(~mask, 0.0)).sum(dim=1)
+
+
+def pairwise_margin(
+    totals: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, margin: float
+) -> torch.Tensor:
+    """Mean over pairs (i, j) with p_i > p_j of (p_i - p_j) max(0, margin - (total_i - total_j))."""
+    p = normalised(mask, teacher).to(totals.dtype)
+    weight = (p[:, :, None] - p[:, None, :]).clamp(min=0)
+    weight = weight * (mask[:, :, None] & mask[:, None, :])
+    gap = totals[:, :, None] - totals[:, None, :]
+    loss = (weight * (margin - gap).clamp(min=0)).sum(dim=(1, 2))
+    return loss / weight.sum(dim=(1, 2)).clamp(min=1e-12)
+
+
+def favourite(mask: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Slot [G] of the candidate the teacher likes best; the first of equals."""
+    return teacher.masked_fill(~mask, -1.0).argmax(dim=1)
+
+
+def normalised(mask: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """The teacher's distribution on the candidates; uniform where it gives all of them nothing."""
+    p = teacher.double() * mask
+    total = p.sum(dim=1, keepdim=True)
+    uniform = mask.double() / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    return torch.where(total > 0, p / total.clamp(min=1e-300), uniform)
+
+
+def teacher_margin(mask: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """Favourite's minus runner-up's probability [G], divided by its mean over the groups."""
+    p = normalised(mask, teacher)
+    top = F.pad(p, (0, 1)).topk(2, dim=1).values
+    margin = top[:, 0] - top[:, 1]
+    return margin / margin.mean().clamp(min=1e-12)
+
+
+def base_kl(
+    base_logits: torch.Tensor, adapted_logits: torch.Tensor, reserved_ids: torch.Tensor | None
+) -> torch.Tensor:
+    """Sum over rows of KL(base || adapted) [N, V], both over the vocabulary without `reserved_ids`."""
+    if reserved_ids is not None and reserved_ids.numel():
+        base_logits = base_logits.index_fill(1, reserved_ids, _NEVER)
+        adapted_logits = adapted_logits.index_fill(1, reserved_ids, _NEVER)
+    log_p = _at_least_fp32(base_logits).log_softmax(dim=1)
+    log_q = _at_least_fp32(adapted_logits).log_softmax(dim=1)
+    return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+def trigger_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of binary cross-entropies [S] of "the divergence is above its threshold", with the rare
+    class weighted up to balance.
+    """
+    labels = labels.to(logits.dtype)
+    positive = labels.sum()
+    weight = ((labels.numel() - positive) / positive.clamp(min=1)).clamp(1, 100)
+    return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="sum")
+
+
+def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

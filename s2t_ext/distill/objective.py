@@ -1,0 +1,182 @@
+"""The training objective of a batch of trajectories, packed; and the same, unpacked, as reference."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ..decoding.adapters import AdapterSwitch
+from .groups import Trajectory
+from .losses import LossConfig, base_kl, group_loss, trigger_loss
+from .packing import PackedBatch, PackedModel, pack
+from .score_head import ScoreHead
+
+#: Rows of the vocabulary-wide logits held at a time.
+LOGIT_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the sums of an objective are divided by: totals of a whole optimiser step."""
+
+    groups: int
+    prefix_tokens: int
+    steps: int
+
+    @classmethod
+    def of(cls, trajectories: Sequence[Trajectory]) -> Counts:
+        """The counts of some trajectories."""
+        return cls(
+            sum(len(t.groups) for t in trajectories),
+            sum(t.prefix_length for t in trajectories),
+            sum(len(t.kl) for t in trajectories),
+        )
+
+
+@dataclass
+class Objective:
+    """The terms of a loss, each already divided and weighted; `total` is their sum."""
+
+    groups: torch.Tensor
+    base_kl: torch.Tensor
+    trigger: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """What is minimised."""
+        return self.groups + self.base_kl + self.trigger
+
+
+@dataclass
+class ObjectiveMaker:
+    """Computes objectives of one model and score head.
+
+    Attributes:
+        model: PEFT-wrapped (then the base is the model with its adapter off), or plain.
+        base: A frozen copy for full fine-tuning; None takes the adapter off, or, without an
+            adapter, leaves the base term out.
+        trigger_threshold: A step whose kl exceeds it is a positive of the trigger head.
+        reserved_ids: Left out of the base term.
+    """
+
+    model: nn.Module
+    head: ScoreHead
+    config: LossConfig
+    trigger_threshold: float = float("inf")
+    base: nn.Module | None = None
+    reserved_ids: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        self.packed = PackedModel(self.model)
+        self._switch: AdapterSwitch | None = None
+        with contextlib.suppress(ValueError):  # no adapter
+            self._switch = AdapterSwitch(self.packed.plain)
+        self._base_packed = PackedModel(self.base) if self.base is not None else None
+
+    @property
+    def has_base_term(self) -> bool:
+        """Whether KL(base || adapted) is part of the loss."""
+        has_base = self._switch is not None or self._base_packed is not None
+        return has_base and self.config.base_kl_weight > 0
+
+    def packed_objective(self, batch: PackedBatch, counts: Counts) -> Objective:
+        """One forward pass for all groups of the batch."""
+        hidden = self.packed.hidden_states(batch)
+        totals = self.head.totals(batch.candidate_states(hidden), batch.student_logprobs)
+        groups = group_loss(totals, batch.candidate_mask, batch.teacher_probs, self.config)
+        base = hidden.new_zeros(())
+        if self.has_base_term:
+            length = int(batch.layout.prefix.max())
+            mask = batch.prefix_mask[:, :length]
+            base = self._base_term(batch.input_ids[:, :length], mask, hidden[:, :length][mask])
+        trigger = self._trigger_term(batch, batch.step_states(hidden))
+        return self._divide(groups, base, trigger, counts)
+
+    def unpacked_objective(
+        self, trajectories: Sequence[Trajectory], counts: Counts, pad_id: int = 0
+    ) -> Objective:
+        """The same objective by one forward pass of prefix + candidate per candidate: K copies of
+        every prefix, as the definition has it. The packed one is tested and timed against it.
+        """
+        totals, base, states = [], torch.zeros(()), []
+        batch = pack(trajectories, pad_id).to(self.head.rows.device)
+        for trajectory in trajectories:
+            tokens = torch.tensor((*trajectory.prompt, *trajectory.response))
+            tokens = tokens.to(self.head.rows.device)
+            for group in trajectory.groups:
+                prefix = tokens[: len(trajectory.prompt) + group.step]
+                copies = prefix.repeat(len(group.candidates), 1)
+                candidates = torch.tensor(group.candidates, device=tokens.device)[:, None]
+                ids = torch.cat([copies, candidates], dim=1)
+                hidden = self.packed.plain_hidden_states(ids)[:, -1]
+                logprobs = torch.tensor(group.student_logprobs, device=tokens.device)
+                totals.append(self.head.totals(hidden, logprobs))
+            own = tokens[None, : trajectory.prefix_length]
+            hidden = self.packed.plain_hidden_states(own)[0]
+            if self.has_base_term:
+                base = base + self._base_term(own, torch.ones_like(own, dtype=torch.bool), hidden)
+            first = len(trajectory.prompt) - 1
+            states.append(hidden[first : first + len(trajectory.kl)])
+        padded = [
+            torch.nn.functional.pad(t, (0, batch.candidates.shape[1] - len(t))) for t in totals
+        ]
+        stacked = torch.stack(padded) if padded else batch.student_logprobs
+        groups = group_loss(stacked, batch.candidate_mask, batch.teacher_probs, self.config)
+        return self._divide(groups, base, self._trigger_term(batch, torch.cat(states)), counts)
+
+    def _trigger_term(self, batch: PackedBatch, states: torch.Tensor) -> torch.Tensor:
+        if not states.shape[0] or self.config.trigger_weight == 0:
+            return torch.zeros((), device=states.device)
+        labels = batch.step_kl > self.trigger_threshold
+        return trigger_loss(self.head.trigger_logits(states), labels)
+
+    def _base_term(
+        self, ids: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of KL(base || adapted) over the prefix tokens; logits are made and freed in pieces."""
+        base_hidden = self._base_hidden(ids, mask)
+        reserved = torch.tensor(list(self.reserved_ids), dtype=torch.int64, device=ids.device)
+        logits = self.packed.head.logits
+        base_logits = (self._base_packed or self.packed).head.logits
+
+        def piece(base_rows: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+            with self._base_model(), torch.no_grad():
+                expected = base_logits(base_rows)
+            return base_kl(expected, logits(rows), reserved)
+
+        total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for begin in range(0, hidden.shape[0], LOGIT_ROWS):
+            rows = slice(begin, begin + LOGIT_ROWS)
+            total = total + checkpoint(piece, base_hidden[rows], hidden[rows], use_reentrant=False)
+        return total
+
+    @torch.no_grad()
+    def _base_hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """[N, D]: what the base model's head reads at the prefix tokens; one pass, without dropout."""
+        packed = self._base_packed or self.packed
+        training = packed.plain.training
+        packed.plain.eval()
+        with self._base_model():
+            # Right padding under a causal mask: no real token sees any of it.
+            hidden = packed.plain_hidden_states(ids)[mask]
+        packed.plain.train(training)
+        return hidden
+
+    def _base_model(self) -> contextlib.AbstractContextManager[None]:
+        if self._base_packed is not None or self._switch is None:
+            return contextlib.nullcontext()
+        return self._switch.off()
+
+    def _divide(
+        self, groups: torch.Tensor, base: torch.Tensor, trigger: torch.Tensor, counts: Counts
+    ) -> Objective:
+        return Objective(
+            groups / max(counts.groups, 1),
+            self.config.base_kl_weight * base / max(counts.prefix_tokens, 1),
+            self.config.trigger_weight * trigger / max(counts.steps, 1),
+        )

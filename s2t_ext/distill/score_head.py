@@ -1,0 +1,86 @@
+"""The trained part of a selector besides the adapter: score rows, prior weight, trigger head."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ..decoding.logits_head import PostProcessing
+from ..selector import Selector, TriggerHead
+
+
+class ScoreHead(nn.Module):
+    """score = sum_r v_r softmax((post(rows . h + bias)) / T_bin)_r, plus prior_weight * log p.
+
+    Args:
+        hidden_size: D. bins: R.
+        post: What the model does to its head's outputs, applied to the row logits too.
+        use_prior: Train a prior weight, starting from `prior_weight`; otherwise it stays 0 (the paper).
+        hidden_scale: Typical norm of a hidden state; sets the size of the initial rows.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        bins: int = 16,
+        *,
+        post: PostProcessing | None = None,
+        bin_temperature: float = 1.0,
+        use_prior: bool = True,
+        prior_weight: float = 0.1,
+        hidden_scale: float | None = None,
+        dtype: torch.dtype = torch.float32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(bins, hidden_size, generator=generator)
+        scale = hidden_scale if hidden_scale else hidden_size**0.5
+        self.rows = nn.Parameter((noise * (0.5 / scale)).to(dtype))
+        self.bias = nn.Parameter(torch.zeros(bins, dtype=dtype))
+        weight = torch.tensor(prior_weight if use_prior else 0.0, dtype=dtype)
+        self.prior_weight = nn.Parameter(weight, requires_grad=use_prior)
+        self.trigger_weight = nn.Parameter(torch.zeros(hidden_size, dtype=dtype))
+        self.trigger_bias = nn.Parameter(torch.zeros((), dtype=dtype))
+        self.register_buffer("bin_values", torch.linspace(0, 1, bins, dtype=dtype))
+        self.post = post or PostProcessing()
+        self.bin_temperature = bin_temperature
+        self.bin_values: torch.Tensor
+
+    def scores(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores [...] of hidden states [..., D], without the prior term."""
+        hidden = hidden.to(self.rows.dtype)
+        logits = self.post.apply(hidden @ self.rows.T + self.bias) / self.bin_temperature
+        return logits.softmax(dim=-1) @ self.bin_values
+
+    def totals(self, hidden: torch.Tensor, student_logprobs: torch.Tensor) -> torch.Tensor:
+        """score + prior_weight * log p [G, K]; hidden [G, K, D]. Slots with log p = -inf get 0 of
+        it.
+        """
+        prior = student_logprobs.to(self.rows.dtype)
+        prior = prior.masked_fill(prior == float("-inf"), 0.0)
+        return self.scores(hidden) + self.prior_weight * prior
+
+    def trigger_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[S] of hidden states [S, D]. The hidden states are detached: the trigger must not bend
+        the model.
+        """
+        hidden = hidden.detach().to(self.rows.dtype)
+        return hidden @ self.trigger_weight + self.trigger_bias
+
+    def to_selector(self, **options: object) -> Selector:
+        """A `Selector` with a copy of the weights; options as of `Selector`."""
+        head = TriggerHead(
+            self.trigger_weight.detach().float().cpu().clone(), float(self.trigger_bias.detach())
+        )
+        return Selector(
+            self.rows.detach().float().cpu().clone(),
+            self.bias.detach().float().cpu().clone(),
+            self.bin_values.float().cpu().clone(),
+            bin_temperature=self.bin_temperature,
+            prior_weight=float(self.prior_weight.detach()),
+            trigger_head=head,
+            logit_scale=self.post.scale,
+            softcap=self.post.softcap,
+            **options,  # type: ignore[arg-type]
+        )
