@@ -1,0 +1,118 @@
+"""How every benchmark here measures and records: interleaved rounds, ratios inside a round, JSON.
+
+Machines are noisy. So the implementations of a case run in turn, many rounds; a ratio is taken between
+times of the same round; what is reported is the median over rounds, with the 20th and 80th percentile.
+"""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+import s2t_ext
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def interleaved(implementations, baseline, *, rounds=30, seconds=0.02, warmup=3):
+    """Times callables in turn and compares them with one of them.
+
+    Args:
+        implementations: Name -> callable without arguments. Check that they agree before calling this.
+        baseline: The name that ratios are taken to.
+        rounds: How often each is measured. seconds: Time one measurement lasts, at least.
+        warmup: Calls before the first round.
+
+    Returns:
+        One dictionary per name: microseconds per call (median, p20, p80 over rounds), and the speed-up
+        over the baseline (median, p20, p80 of the ratios of the same round; above 1 is faster).
+    """
+    calls = {name: _calls_for(run, seconds, warmup) for name, run in implementations.items()}
+    times = {name: [] for name in implementations}
+    for _ in range(rounds):
+        for name, run in implementations.items():
+            times[name].append(_microseconds(run, calls[name]))
+    rows = []
+    for name in implementations:
+        speed_ups = [b / t for b, t in zip(times[baseline], times[name], strict=True)]
+        rows.append(
+            {
+                "implementation": name,
+                "microseconds": _spread(times[name]),
+                f"speed_up_over_{baseline}": _spread(speed_ups),
+                "rounds": rounds,
+                "calls_per_round": calls[name],
+            }
+        )
+    return rows
+
+
+def write_results(name, rows, **context):
+    """Writes one immutable file per run and benchmark under `bench/results/`; returns its path."""
+    found = environment()
+    stamp = f"{found['date'][:19].replace(':', '')}-{found['commit'][:9]}"
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{stamp}.json"
+    content = {"benchmark": name, **context, "environment": found, "rows": rows}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    return path
+
+
+def environment():
+    """Everything a figure depends on besides the code measured."""
+    info = s2t_ext.info().as_dict()
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        "commit": _git("rev-parse", "HEAD") or "unknown",
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "threads": torch.get_num_threads(),
+        "instruction_set": info.get("cpu", {}).get("used"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "s2t_ext": s2t_ext.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def _calls_for(run, seconds, warmup):
+    """How many calls last about `seconds`."""
+    for _ in range(warmup):
+        run()
+    return max(1, round(seconds * 1e6 / _microseconds(run, 1)))
+
+
+def _microseconds(run, calls):
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return (time.perf_counter() - start) * 1e6 / calls
+
+
+def _spread(values):
+    cuts = statistics.quantiles(values, n=5) if len(values) > 1 else [values[0]] * 4
+    return {"median": statistics.median(values), "p20": cuts[0], "p80": cuts[3]}
+
+
+def _git(*arguments):
+    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip()
+
+
+def _processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), "")
