@@ -2,9 +2,12 @@
 
     S2T_BENCH_MODEL=path/to/model pytest bench/bench_generate.py
 
-One prompt, greedy, `TOKENS` new tokens, K = 8. Every round runs each configuration once, in turn, and
-ratios are taken inside the round, so a slow minute of the machine slows all of them alike. Written to
-`bench/results/`: ms per token, the ratio to `model.generate` (median, lowest and highest of the rounds),
+One prompt, greedy, `TOKENS` new tokens, K = 8. Every round runs each configuration once, in turn,
+and
+ratios are taken inside the round, so a slow minute of the machine slows all of them alike. Written
+to
+`bench/results/`: ms per token, the ratio to `model.generate` (median, lowest and highest of the
+rounds),
 peak resident size, and the time of one triggered step beside recomputing the prefix per candidate.
 """
 
@@ -17,16 +20,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import write_results
 
 import s2t_ext
-from harness import write_results
 from s2t_ext.reference import philox
 
 TOKENS = 100
 ROUNDS = int(os.environ.get("S2T_BENCH_ROUNDS", "5"))
 RATES = {"never": 0.0, "1 %": 0.01, "10 %": 0.1, "always": 1.0}
 PROMPT = (
-    "A train leaves at 9:40 and arrives at 13:05. How long is the journey, and how far does it go at 80 km/h? "
+    "A train leaves at 9:40 and arrives at 13:05. How long is the journey, and how far does it "
+    "go at 80 km/h? "
     "Think step by step."
 )
 
@@ -58,7 +62,9 @@ def random_trigger(rate):
         return s2t_ext.S2TConfig(trigger="always" if rate else "never", warmup_steps=0), 0
     position = torch.arange(TOKENS)
     for seed in range(10_000):
-        uniform = philox.uniform24(torch.full_like(position, seed), position, philox.PURPOSE_TRIGGER)
+        uniform = philox.uniform24(
+            torch.full_like(position, seed), position, philox.PURPOSE_TRIGGER
+        )
         if int((uniform < rate).sum()) == round(rate * TOKENS):
             return s2t_ext.S2TConfig(trigger="random", threshold=rate, warmup_steps=0), seed
     raise AssertionError("no seed fires at the wanted rate")
@@ -106,11 +112,15 @@ def test_ratios_to_greedy(student, request):
 
 
 def test_triggered_step_beside_recomputing(student):
-    """One triggered step at a 256-token prefix: candidate forward against K + 1 forwards of the prefix."""
+    """One triggered step at a 256-token prefix: candidate forward against K + 1 forwards of the
+    prefix.
+    """
     model, _ = student
     prefix = torch.arange(256)[None] * 97 % 10_000 + 100
     config, selector = s2t_ext.S2TConfig(trigger="always", warmup_steps=0), selector_for(model)
-    s2t_ext.generate(model, prefix, s2t=config, selector=selector, max_new_tokens=2, do_sample=False)
+    s2t_ext.generate(
+        model, prefix, s2t=config, selector=selector, max_new_tokens=2, do_sample=False
+    )
     rows = []
     for _ in range(max(2, ROUNDS // 2)):
         steps = 4

@@ -1,7 +1,9 @@
 """How every benchmark here measures and records: interleaved rounds, ratios inside a round, JSON.
 
-Machines are noisy. So the implementations of a case run in turn, many rounds; a ratio is taken between
-times of the same round; what is reported is the median over rounds, with the 20th and 80th percentile.
+Machines are noisy. So the implementations of a case run in turn, many rounds; a ratio is taken
+between
+times of the same round; what is reported is the median over rounds, with the 20th and 80th
+percentile.
 """
 
 import datetime
@@ -25,13 +27,15 @@ def interleaved(implementations, baseline, *, rounds=30, seconds=0.02, warmup=3)
     """Times callables in turn and compares them with one of them.
 
     Args:
-        implementations: Name -> callable without arguments. Check that they agree before calling this.
+        implementations: Name -> callable without arguments. Check that they agree before calling
+            this.
         baseline: The name that ratios are taken to.
         rounds: How often each is measured. seconds: Time one measurement lasts, at least.
         warmup: Calls before the first round.
 
     Returns:
-        One dictionary per name: microseconds per call (median, p20, p80 over rounds), and the speed-up
+        One dictionary per name: microseconds per call (median, p20, p80 over rounds), and the
+            speed-up
         over the baseline (median, p20, p80 of the ratios of the same round; above 1 is faster).
     """
     calls = {name: _calls_for(run, seconds, warmup) for name, run in implementations.items()}
