@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 import pytest
+import simt_library
 import torch
 
 
@@ -43,3 +44,21 @@ def cuda() -> str:
     if not has_cuda():
         pytest.skip("torch sees no CUDA device")
     return "cuda"
+
+
+@pytest.fixture(scope="session")
+def simt_ops():
+    """torch.ops.s2t_ext_simt: the CUDA kernels, executed and checked on a CPU."""
+    reason = simt_library.why_not()
+    if reason:
+        pytest.skip(reason)
+    torch.ops.load_library(simt_library.build())
+    return torch.ops.s2t_ext_simt
+
+
+@pytest.fixture
+def simt(simt_ops):
+    """The same, under the plainest schedule and the tuned split."""
+    simt_ops.set_schedule("forward", "forward", 1, 0.0, 0)
+    simt_ops.set_launch_options(0, False)
+    return simt_ops

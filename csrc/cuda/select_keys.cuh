@@ -72,7 +72,8 @@ SIMT_DEVICE void compact_selection(KeySelection<kThreads>& s, int wanted, int co
     const Key key = s.shortlist[i];
     const int rank = rank_among(s.shortlist, listed, key);
     if (rank < wanted) s.kept[rank] = key;
-    if (rank == wanted - 1) s.threshold = key;
+    // never lowered: the round at hand may have raised it above what was kept before
+    if (rank == wanted - 1 && key > s.threshold) s.threshold = key;
   }
   if (thread == 0) s.count = listed < wanted ? listed : wanted;
   __syncthreads();

@@ -1,0 +1,146 @@
+"""The CUDA kernels that score, select, sample and commit, executed and checked on a CPU."""
+
+import pytest
+import torch
+from simt_cases import SCHEDULES, RowCase, assert_same_results, needs_native, row_cases
+
+from s2t_ext import ops
+from s2t_ext.testing import DTYPES, SCORE_CASES, ScoreCase
+
+pytestmark = needs_native
+
+
+def _set(simt, index: int) -> None:
+    simt.set_schedule(*list(SCHEDULES.values())[index % len(SCHEDULES)])
+
+
+# ---- score_candidates, select_token, score_and_select --------------------------------------------
+
+
+def _choose(operators, case: ScoreCase, score_temperature: float):
+    head, choice = case.head(), case.choice()
+    choice["triggered"][1::3] = False
+    choice["finished"][2::5] = True
+    choice["ids"][0, case.k // 2 + 1 :] = -1
+    return operators.score_and_select(
+        case.hidden(),
+        **head,
+        **choice,
+        score_temperature=score_temperature,
+        seed=torch.arange(case.batch) * 2**33 + 5,
+        position=torch.arange(case.batch) + 2**32,
+    )
+
+
+@pytest.mark.parametrize("index", range(len(SCORE_CASES)), ids=lambda i: str(SCORE_CASES[i]))
+def test_score_and_select_gives_the_cpu_bits(simt, index):
+    _set(simt, index)
+    for temperature in (0.0, 0.7):
+        actual = _choose(simt, SCORE_CASES[index], temperature)
+        assert_same_results(actual, _choose(ops, SCORE_CASES[index], temperature))
+
+
+@pytest.mark.parametrize("k", [1, 2, 8, 16, 63, 64])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 17])
+def test_score_and_select_over_batches_and_k(simt, batch, k):
+    _set(simt, batch + k)
+    case = ScoreCase(batch=batch, k=k, hidden_size=130, num_bins=16, prior_weight=0.1)
+    assert_same_results(_choose(simt, case, 0.0), _choose(ops, case, 0.0))
+
+
+@pytest.mark.parametrize("index", range(len(SCORE_CASES)), ids=lambda i: str(SCORE_CASES[i]))
+def test_score_candidates_gives_the_cpu_bits(simt, index):
+    _set(simt, index + 1)
+    case = SCORE_CASES[index]
+    padded = torch.nn.functional.pad(case.hidden().flatten(0, 1), (1, 2), value=float("nan"))
+    hidden = padded[:, 1:-2]  # neither aligned nor contiguous
+    actual = simt.score_candidates(hidden, **case.head())
+    assert_same_results(actual, ops.score_candidates(hidden, **case.head()))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_select_token_gives_the_cpu_bits(simt, schedule):
+    simt.set_schedule(*SCHEDULES[schedule])
+    batch, k = 17, 9
+    scores = torch.randn(batch, k).round(decimals=0)  # with ties
+    scores[0] = float("nan")
+    scores[1, :4] = float("inf")
+    scores[2] = float("-inf")
+    ids = torch.arange(batch * k).view(batch, k).masked_fill(torch.rand(batch, k) < 0.2, -1)
+    for temperature in (0.0, 1.5):
+        arguments = (
+            *(ids, scores, torch.rand(batch) < 0.8, torch.arange(batch), torch.rand(batch) < 0.1),
+            *(7, temperature, torch.arange(batch), torch.arange(batch) * 3),
+        )
+        assert_same_results(simt.select_token(*arguments), ops.select_token(*arguments))
+
+
+# ---- sample_token --------------------------------------------------------------------------------
+
+# Greedy two ways, plain, listed and unlisted top-k, top-p and min-p, and mixtures.
+RULES = {
+    "temperature": torch.tensor([0.0, 1.0, 0.7, 1.3, 1.0, 0.5, 2.0, 1.0]),
+    "top_k": torch.tensor([0, 0, 5, 100, 0, 1, 200, 300]),
+    "top_p": torch.tensor([1.0, 1.0, 0.9, 0.95, 0.9, 0.5, 0.97, 1.0]),
+    "min_p": torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.001, 0.01]),
+}
+
+
+def _sample(operators, logits, first_rule: int, blocked=None):
+    rows = (torch.arange(logits.shape[0]) + first_rule) % 8
+    rules = [value[rows] for value in RULES.values()]
+    seed = torch.arange(logits.shape[0]) + 2**40
+    return operators.sample_token(logits, *rules, seed, seed * 3, blocked)
+
+
+@pytest.mark.parametrize("case", row_cases((1, 7, 63, 64, 65, 1023, 1025)), ids=str)
+def test_sample_token_gives_the_cpu_bits(simt, case):
+    simt.set_schedule(*SCHEDULES[case.schedule])
+    logits = case.make("gumbel" if case.k % 2 else "normal")
+    blocked = torch.tensor([0, case.vocab // 2]) if case.vocab > 2 else None
+    actual = _sample(simt, logits, case.k, blocked)
+    assert_same_results(actual, _sample(ops, logits, case.k, blocked))
+
+
+@pytest.mark.parametrize("first_rule", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("vocab", [32_001, 50_257, 151_936])
+def test_sample_token_of_large_vocabularies(simt, vocab, first_rule):
+    logits = RowCase(1, vocab, 8, DTYPES[first_rule % 3], False, "forward").make()
+    assert_same_results(_sample(simt, logits, first_rule), _sample(ops, logits, first_rule))
+
+
+def test_sample_token_among_ties(simt):
+    """A nucleus that ends inside a run of equal logits: the cutoff is an id."""
+    logits = torch.zeros(8, 700, dtype=torch.bfloat16)
+    logits[:, 300:] = -1.0
+    assert_same_results(_sample(simt, logits, 0), _sample(ops, logits, 0))
+
+
+# ---- commit_candidates ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("head_size", [1, 3, 5, 64, 128])
+def test_commit_candidates_moves_the_winner_and_nothing_else(simt, head_size, schedule):
+    simt.set_schedule(*SCHEDULES[schedule])
+    dtype = DTYPES[head_size % 3]
+    shape = (4, 2, 20, head_size)
+    keys = [torch.randn(shape).to(dtype) for _ in range(3)]
+    values = [torch.randn(4, 20, 2, head_size).to(dtype).transpose(1, 2) for _ in range(3)]
+    expected = [t.clone() for t in keys], [t.clone() for t in values]
+    slot, start = torch.tensor([0, 3, -1, 7]), torch.tensor([1, 12, 3, 5])
+    simt.commit_candidates(keys, values, slot, start, 8)
+    ops.commit_candidates(*expected, slot, start, 8)
+    assert_same_results([*keys, *values], [*expected[0], *expected[1]])
+
+
+def test_commit_candidates_of_more_buffers_than_one_launch_takes(simt):
+    keys = [torch.randn(2, 1, 9, 4) for _ in range(40)]
+    values = [torch.randn(2, 1, 9, 4) for _ in range(40)]
+    expected = [t.clone() for t in keys], [t.clone() for t in values]
+    before = simt.statistics()[0]
+    arguments = torch.tensor([2, 1]), torch.tensor([3, 4]), 4
+    simt.commit_candidates(keys, values, *arguments)
+    assert simt.statistics()[0] - before == 2
+    ops.commit_candidates(*expected, *arguments)
+    assert_same_results([*keys, *values], [*expected[0], *expected[1]])
