@@ -88,6 +88,9 @@ def log_probabilities(x: Tensor) -> Tensor:
     first_infinite = infinite & (infinite.cumsum(-1) == 1)
     has_infinite = infinite.any(-1, keepdim=True)
     x = torch.where(has_infinite, torch.where(first_infinite, 0.0, -math.inf), x)
+    # Differences first: beside a logit of 1e38 the logarithm of a sum is lost even in float64.
+    best = x.max(dim=-1, keepdim=True).values
+    x = x - torch.where(best == -math.inf, 0.0, best)
     total = torch.logsumexp(x, -1, keepdim=True)
     return torch.where(total == -math.inf, -math.inf, x - total)
 
