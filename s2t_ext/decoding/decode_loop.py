@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 from .. import ops
 from ..ops import ProposedCandidates
 from ..triggers import Trigger, resolve_trigger
+from .adapters import AdapterSwitch, has_adapter
 from .local_selection import LocalSelection
 from .options import DecodingOptions, row_seeds
 from .ordinary_token import OrdinaryToken
@@ -53,12 +54,16 @@ def decode(
     teacher = None
     if options.teacher is not None:
         teacher = TeacherView(options.teacher.start(model), record)
-    selection = _selection(model, options, trigger, teacher, record)
+    base_proposer = None
+    if options.config.proposer == "base" and has_adapter(model):
+        base_proposer = AdapterSwitch(model)
+    selection = _selection(model, options, trigger, teacher, record, base_proposer)
     ordinary = OrdinaryToken(logits_processor, generation_config.do_sample)
     loop = DecodeLoop(
         student, input_ids, ordinary, trigger, selection, teacher, stopping_criteria, options
     )
-    return loop.run(streamer)
+    with nullcontext() if base_proposer is None else base_proposer.off():
+        return loop.run(streamer)
 
 
 def _selection(
@@ -67,12 +72,13 @@ def _selection(
     trigger: Trigger,
     teacher: TeacherView | None,
     record: DecodingRecord,
+    base_proposer: AdapterSwitch | None,
 ) -> Selection:
     if not trigger.can_fire:
         return NoSelection()
     if options.config.select == "local":
         assert options.selector is not None  # check_options()
-        return LocalSelection(model, options.selector, options, record)
+        return LocalSelection(model, options.selector, options, record, base_proposer)
     assert teacher is not None
     return TeacherSelection(options.config, teacher)
 
@@ -120,10 +126,8 @@ class DecodeLoop:
     @torch.no_grad()
     def run(self, streamer: BaseStreamer | None) -> S2TGenerateOutput | torch.Tensor:
         """Generates until every row has finished; returns what `model.generate` would."""
-        with ExitStack() as stack:
-            stack.enter_context(self.selection.generating())
-            self._prefill()
-            stack.enter_context(self.student.model._optimize_model_for_decode())
+        self._prefill()
+        with self.student.model._optimize_model_for_decode():
             step = 0
             while True:
                 event = self._step(step)

@@ -8,11 +8,16 @@ and the K candidates through the adapted model in one forward (design, section 2
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from .adapters import AdapterSwitch
 from .candidate_step import CandidateContext, CandidateStep
+from .self_test import restarts_prefix
 
 
 class LaggingScorer:
@@ -22,13 +27,21 @@ class LaggingScorer:
     Args:
         step: The candidate step to run with the adapter on.
         switch: The model's adapters; off outside `forward`.
-        cache: An empty cache for the adapted model.
+        new_cache: Makes an empty cache for the adapted model.
     """
 
-    def __init__(self, step: CandidateStep, switch: AdapterSwitch, cache: Cache) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        step: CandidateStep,
+        switch: AdapterSwitch,
+        new_cache: Callable[[], Cache],
+    ) -> None:
+        self.model = model
         self.step = step
         self.switch = switch
-        self._cache = cache
+        self._new_cache = new_cache
+        self._cache = new_cache()
         self._seen = 0
 
     def forward(
@@ -45,6 +58,9 @@ class LaggingScorer:
             position_ids=base.position_ids,
             model_kwargs=base.model_kwargs,
         )
+        if self._seen and restarts_prefix(self.model, context):
+            # The cached keys belong to another rope: take everything through the model again.
+            context = replace(context, cache=self._new_cache(), num_pending=base.input_ids.shape[1])
         with self.switch.on():
             return self.step.forward(context, candidates, needed)
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, DynamicCache
 
 from .. import ops
 from ..selector import Selector
-from .adapters import AdapterSwitch, has_adapter
+from .adapters import AdapterSwitch
 from .candidate_cache import can_commit, candidate_cache
 from .candidate_step import CandidateContext, CandidateStep
 from .expand_step import ExpandStep
@@ -26,8 +23,8 @@ class LocalSelection:
     """S2T-LOCAL: score(c) of the state after each candidate, from one candidate forward whose
     winner is the next step.
 
-    With `proposer="base"` and an adapter, the adapted model scores from a lagging cache and the
-    base model goes on alone.
+    With a `base_proposer` (`proposer="base"` and an adapter) the adapted model scores from a
+    lagging cache and the base model goes on alone.
     """
 
     def __init__(
@@ -36,6 +33,7 @@ class LocalSelection:
         selector: Selector,
         options: DecodingOptions,
         record: DecodingRecord,
+        base_proposer: AdapterSwitch | None,
     ) -> None:
         self.model = model
         self.selector = selector
@@ -46,24 +44,13 @@ class LocalSelection:
         self.step: CandidateStep = make_step(attachment, self.config.step)
         if self.config.step == "expand":
             self._reason = "step='expand' was asked for"
-        self._switch = (
-            AdapterSwitch(model) if self.config.proposer == "base" and has_adapter(model) else None
-        )
+        self._switch = base_proposer
         self._scorer: LaggingScorer | None = None
 
     @property
     def wants_candidate_cache(self) -> bool:
         """Only the tree forward needs one, and only in the cache it runs on."""
         return self._switch is None and not isinstance(self.step, ExpandStep)
-
-    @contextlib.contextmanager
-    def generating(self) -> Iterator[None]:
-        """The base model generates when it proposes."""
-        if self._switch is None:
-            yield
-        else:
-            with self._switch.off():
-                yield
 
     def prefilled(self, context: CandidateContext) -> None:
         """Settles the step for the cache at hand, and makes the scorer's own cache."""
@@ -88,7 +75,7 @@ class LocalSelection:
         ids = state.proposal.ids
         fallback = torch.where(state.triggered, ids[:, 0], state.default)[:, None]
         candidates = torch.where(state.triggered[:, None] & (ids >= 0), ids, fallback)
-        step = self._step_for(state.context)
+        step = self._scorer.step if self._scorer is not None else self._step_for(state.context)
         with self.record.phase("candidate_forward"):
             if self._scorer is not None:
                 hidden = self._scorer.forward(state.context, candidates, state.triggered)
@@ -142,9 +129,10 @@ class LocalSelection:
             context, "proposer='base' (the adapted model scores from its own cache)"
         )
         config = self.model.config.get_text_config(decoder=True)
-        cache = (
-            DynamicCache(config=config)
-            if isinstance(self.step, ExpandStep)
-            else candidate_cache(config)
-        )
-        return LaggingScorer(self.step, self._switch, cache)
+
+        def new_cache() -> Cache:
+            if isinstance(self.step, ExpandStep):
+                return DynamicCache(config=config)
+            return candidate_cache(config)
+
+        return LaggingScorer(self.model, self.step, self._switch, new_cache)

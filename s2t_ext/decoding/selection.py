@@ -3,7 +3,6 @@ makes."""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -69,10 +68,6 @@ class Selection(Protocol):
         """Whether the student's cache should be able to hold alternatives."""
         ...
 
-    def generating(self) -> contextlib.AbstractContextManager[None]:
-        """Entered for the whole generation."""
-        ...
-
     def prefilled(self, context: CandidateContext) -> None:
         """Called once, after the prompt went through the student."""
         ...
@@ -90,10 +85,6 @@ class NoSelection:
     """The trigger cannot fire: nothing is ever chosen."""
 
     wants_candidate_cache = False
-
-    def generating(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing to set up."""
-        return contextlib.nullcontext()
 
     def prefilled(self, context: CandidateContext) -> None:
         """Nothing to prepare."""

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 
 from .. import ops
@@ -51,10 +49,6 @@ class TeacherSelection:
     def __init__(self, config: S2TConfig, teacher: TeacherView) -> None:
         self.config = config
         self.teacher = teacher
-
-    def generating(self) -> contextlib.AbstractContextManager[None]:
-        """Nothing to set up."""
-        return contextlib.nullcontext()
 
     def prefilled(self, context: CandidateContext) -> None:
         """Refuses prompts the teacher cannot read."""
