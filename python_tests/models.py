@@ -302,3 +302,30 @@ def _decision_margin(model, prefix, step, config, selector, seed, processors) ->
 
 def _append(prefix: torch.Tensor, token: int) -> torch.Tensor:
     return torch.cat([prefix, torch.tensor([[token]])], dim=1)
+
+
+def add_adapter(
+    model: hf.PreTrainedModel, *, save_head: bool = False, scale: float = 0.5, seed: int = 9
+):
+    """Wraps `model` (in place, as PEFT does) with a random LoRA on attention and MLP; with
+    `save_head` it has its own copy of the head too. `scale` 0 makes an adapter that does nothing.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    names = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if hasattr(m, "in_features")}
+    if model.config.model_type == "falcon_h1":
+        names -= {"out_proj"}  # PEFT refuses it in recurrent blocks
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=sorted(names - {"lm_head"}),
+        modules_to_save=["lm_head"] if save_head else None,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    adapted = get_peft_model(model, config).eval()
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or ("modules_to_save" in name and scale):
+                noise = torch.randn(parameter.shape, generator=generator)
+                parameter.add_(noise, alpha=scale * (0.3 if "modules_to_save" in name else 1.0))
+    return adapted
