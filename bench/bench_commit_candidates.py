@@ -2,8 +2,8 @@
 
     pytest bench/bench_commit_candidates.py -s
 
-The shape is that of Qwen2.5-0.5B in bfloat16: 24 layers, 2 key/value heads of size 64. The last slot
-wins, so every implementation has to move.
+The shape is that of Qwen2.5-0.5B in bfloat16: 24 layers, 2 key/value heads of size 64. The last
+slot wins, so every implementation has to move.
 """
 
 import pytest

@@ -38,7 +38,8 @@ def compare(benchmark, results):
     def run(case, implementations, ours):
         baseline = next(iter(implementations))
         rows = interleaved(implementations, baseline)
-        results.extend({**case, **row} for row in rows)
+        text = ", ".join(f"{name} {value}" for name, value in case.items())
+        results.extend({"case": text, **case, **row} for row in rows)
         speed_up = f"speed_up_over_{baseline}"
         benchmark.extra_info.update(case)
         for row in rows:
@@ -47,7 +48,6 @@ def compare(benchmark, results):
                 "speed_up": row[speed_up],
             }
             median, low, high = (row[speed_up][name] for name in ("median", "p20", "p80"))
-            text = ", ".join(f"{name} {value}" for name, value in case.items())
             print(
                 f"{text}: {row['implementation']} {row['microseconds']['median']:.1f} us, "
                 f"{median:.2f} x {baseline} ({low:.2f} to {high:.2f})"
