@@ -5,9 +5,8 @@ with its own flags, which setuptools' Extension cannot say; and cpp_extension im
 build isolation hides. Why no find_package(Torch): the stable ABI needs torch's headers and two
 library names, while torch's CMake files insist on the CUDA toolkit torch was built with.
 
-Environment: S2T_EXT_CUDA=auto|0|1, S2T_EXT_SIMT=1 (the tests' emulator library),
-S2T_EXT_TORCH_PATH, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS, and what CMake itself reads (CC,
-CXX, CXXFLAGS, ...).
+Environment: S2T_EXT_CUDA=auto|0|1, S2T_EXT_TORCH_PATH, TORCH_CUDA_ARCH_LIST, MAX_JOBS, CMAKE_ARGS,
+and what CMake itself reads (CC, CXX, CXXFLAGS, ...).
 """
 
 import hashlib
@@ -61,9 +60,8 @@ class CMakeBuild(build_ext):
         target = ROOT / "s2t_ext" if self.inplace else Path(self.build_lib).resolve() / "s2t_ext"
         # A library of an earlier build (say, with CUDA) must not stay beside this one, and one that
         # a running process has mapped must not be written over.
-        for pattern in ("_C*.so", "_simt*.so"):
-            for stale in target.glob(pattern):
-                stale.unlink()
+        for stale in target.glob("_C*.so"):
+            stale.unlink()
         run([cmake, "--install", folder, "--prefix", target, "--component", "s2t_ext"])
 
 
@@ -88,7 +86,6 @@ def cmake_definitions(torch):
         f"-DS2T_TORCH_ROOT={torch.root}",
         f"-DS2T_CUDA={cuda_choice()}",
         f"-DS2T_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '').replace(';', ' ')}",
-        f"-DS2T_SIMT={'ON' if os.environ.get('S2T_EXT_SIMT') == '1' else 'OFF'}",
         *shlex.split(os.environ.get("CMAKE_ARGS", "")),
     ]
 
