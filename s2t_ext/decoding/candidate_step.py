@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -41,11 +42,14 @@ class CandidateContext:
 class Committed(NamedTuple):
     """The state after a commit: cache, logits [batch, V] and head input [batch, D] of the winners
     (None if not asked for).
+
+    `undo` takes the winners out of a cache that cannot be cropped; None for one that can.
     """
 
     cache: Cache
     logits: torch.Tensor | None
     hidden: torch.Tensor | None
+    undo: Callable[[], None] | None = None
 
 
 class CandidateStep(Protocol):

@@ -153,6 +153,8 @@ class DecodeLoop:
 
     def _prefill(self) -> None:
         with self.record.phase("prefill"):
+            if self.selection.looks_ahead:
+                self.student.make_room_for_last_token(self.input_ids.shape[0])
             if self.selection.wants_candidate_cache:
                 self.student.use_candidate_cache(self.options.config.k)
             self.student.prefill(self.input_ids)
@@ -268,7 +270,7 @@ class DecodeLoop:
         )
         choice = self.selection.choose(state)
         if choice.logits is not None:
-            self.student.advance(choice.cache, choice.logits, choice.hidden)
+            self.student.advance(choice.cache, choice.logits, choice.hidden, choice.undo)
             self._has_next_logits = True
         return choice
 
@@ -284,12 +286,13 @@ class DecodeLoop:
 
     def _result(self) -> S2TGenerateOutput | torch.Tensor:
         if not self.student.generation_config.return_dict_in_generate:
+        cache = self.student.final_cache()  # also where the caller goes on with a cache it gave
             return self.input_ids
         return S2TGenerateOutput(
             sequences=self.input_ids,
             scores=None if self.scores is None else tuple(self.scores),
             logits=None if self.raw_logits is None else tuple(self.raw_logits),
-            past_key_values=self.student.final_cache(),
+            past_key_values=cache,
             s2t=self.record,
         )
 

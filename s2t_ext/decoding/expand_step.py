@@ -4,6 +4,7 @@ triggered rows' cache K times.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
+from .candidate_cache import can_commit
 from .candidate_step import CandidateContext, Committed
 from .logits_head import traced_head
 
@@ -25,6 +27,7 @@ class ExpandStep:
         self.forward_passes = 0
         self.tokens = 0
         self._cache: Cache | None = None
+        self._undo: Callable[[], None] | None = None
         self._starts: torch.Tensor | None = None
         self._logits: torch.Tensor | None = None
         self._hidden: torch.Tensor | None = None
@@ -39,6 +42,7 @@ class ExpandStep:
         rows = torch.repeat_interleave(torch.arange(batch, device=copies.device), copies)
         starts = copies.cumsum(0) - copies
         slots = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
+        self._undo = None if can_commit(cache) else _restorer(cache)
         cache.reorder_cache(rows)
         outputs, hidden = self._run(
             torch.cat([context.input_ids[rows], candidates[rows, slots][:, None]], dim=1),
@@ -66,8 +70,8 @@ class ExpandStep:
         winners = self._starts + slot
         self._cache.reorder_cache(winners)
         logits = self._logits[winners] if need_logits else None
-        committed = Committed(self._cache, logits, self._hidden[winners])
-        self._cache = self._starts = self._logits = self._hidden = None
+        committed = Committed(self._cache, logits, self._hidden[winners], self._undo)
+        self._cache = self._starts = self._logits = self._hidden = self._undo = None
         return committed
 
     def _catch_up(self, context: CandidateContext) -> Cache:
@@ -109,6 +113,31 @@ class ExpandStep:
             outputs = self.model(**inputs, return_dict=True)
         assert trace.hidden is not None
         return outputs, trace.hidden
+
+
+def _restorer(cache: Cache) -> Callable[[], None]:
+    """A function that puts the layers back as they are now, for caches that cannot be cropped.
+
+    Reordering gives a layer new tensors, so keeping the old ones is enough; only counters are
+    written in place.
+    """
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return dict(value)
+        if isinstance(value, torch.Tensor) and value.dim() == 0:
+            return value.clone()
+        return value
+
+    layers = list(cache.layers)
+    states = [{name: copied(value) for name, value in vars(layer).items()} for layer in layers]
+
+    def restore() -> None:
+        cache.layers = layers
+        for layer, state in zip(layers, states, strict=True):
+            vars(layer).update(state)
+
+    return restore
 
 
 _CARRIED_ELSEWHERE = {"attention_mask", "position_ids", "inputs_embeds", *ALL_CACHE_NAMES}

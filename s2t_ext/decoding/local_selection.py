@@ -52,6 +52,11 @@ class LocalSelection:
         """Only the tree forward needs one, and only in the cache it runs on."""
         return self._switch is None and not isinstance(self.step, ExpandStep)
 
+    @property
+    def looks_ahead(self) -> bool:
+        """The base model that generates sees only what has been chosen."""
+        return self._switch is None
+
     def prefilled(self, context: CandidateContext) -> None:
         """Settles the step for the cache at hand, and makes the scorer's own cache."""
         if self._switch is not None:

@@ -3,6 +3,7 @@ makes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,7 @@ class Choice:
         logits: Logits after these tokens [batch, V], if the choice has already computed them, with
             the cache and hidden state
             that belong to them; None if an ordinary forward must follow.
+        undo: See `Committed`.
     """
 
     tokens: torch.Tensor
@@ -58,6 +60,7 @@ class Choice:
     cache: Cache
     logits: torch.Tensor | None = None
     hidden: torch.Tensor | None = None
+    undo: Callable[[], None] | None = None
 
 
 class Selection(Protocol):
@@ -66,6 +69,11 @@ class Selection(Protocol):
     @property
     def wants_candidate_cache(self) -> bool:
         """Whether the student's cache should be able to hold alternatives."""
+        ...
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether a choice takes the chosen token through the student, even in the last step."""
         ...
 
     def prefilled(self, context: CandidateContext) -> None:
@@ -85,6 +93,7 @@ class NoSelection:
     """The trigger cannot fire: nothing is ever chosen."""
 
     wants_candidate_cache = False
+    looks_ahead = False
 
     def prefilled(self, context: CandidateContext) -> None:
         """Nothing to prepare."""
@@ -100,7 +109,11 @@ class NoSelection:
 
 def check_whole_sequence(context: CandidateContext, reader: str) -> None:
     """Raises ValueError if part of the prompt is known to the student's cache only."""
-    length = context.cache.get_seq_length()
+    try:
+        length = context.cache.get_seq_length()
+    except ValueError:  # a recurrent state does not count; the mask has one column more than it
+        mask = context.attention_mask
+        length = context.input_ids.shape[1] if mask is None else mask.shape[1] - 1
     if context.input_ids.shape[1] != length:
         raise ValueError(
             f"generate: input_ids must hold the whole sequence for {reader}; inputs_embeds and "

@@ -5,11 +5,12 @@ would run.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 
 from .candidate_cache import can_commit, candidate_cache
 from .candidate_step import CandidateContext
@@ -48,6 +49,7 @@ class Student:
         self.hidden: torch.Tensor | None = None
         self._forward_call: Any = model.__call__
         self._last_token_cached = False
+        self._undo: Callable[[], None] | None = None
 
     def use_candidate_cache(self, k: int) -> None:
         """Swaps the empty default cache for one that can hold k alternatives; a user's own cache
@@ -58,6 +60,34 @@ class Student:
             length = self.generation_config.max_length
             config = self.model.config.get_text_config(decoder=True)
             self.model_kwargs[name] = candidate_cache(config, length and length + k)
+
+    def make_room_for_last_token(self, batch: int) -> None:
+        """Static caches end where transformers stops, one token before the end; a choice in the
+        last step needs that place too.
+
+        Raises:
+            ValueError: if the cache is the user's own.
+        """
+        name = cache_name(self.model_kwargs)
+        cache = self.model_kwargs.get(name)
+        layers = getattr(cache, "layers", ())
+        room = [x.max_cache_len for x in layers if isinstance(x, StaticLayer) and not x.is_sliding]
+        config, prompt = self.generation_config, self.model_kwargs.get("inputs_embeds")
+        needed = (config.max_length or 0) + (0 if prompt is None else prompt.shape[1])
+        if not room or min(room) >= needed:
+            return
+        if getattr(cache, "_is_user_defined", False):
+            raise ValueError(
+                f"generate: past_key_values must have room for {needed} tokens (a choice in the "
+                f"last step looks one token ahead), got a {type(cache).__name__} for {min(room)}"
+            )
+        self.model_kwargs[name] = self.model._prepare_static_cache(
+            cache_implementation=config.cache_implementation,
+            batch_size=batch,
+            max_cache_len=needed,
+            prefill_chunk_size=config.prefill_chunk_size,
+            model_kwargs=self.model_kwargs,
+        )
 
     def prefill(self, input_ids: torch.Tensor) -> None:
         """Takes the prompt (int64 [batch, length], or the embeddings in `model_kwargs`) through the
@@ -83,15 +113,22 @@ class Student:
         self._take(outputs, trace)
         self.record.count_forward(input_ids.shape[0])
 
-    def advance(self, cache: Cache, logits: torch.Tensor, hidden: torch.Tensor | None) -> None:
+    def advance(
+        self,
+        cache: Cache,
+        logits: torch.Tensor,
+        hidden: torch.Tensor | None,
+        undo: Callable[[], None] | None,
+    ) -> None:
         """Takes over what a candidate forward has already computed for the tokens it chose."""
         outputs = _CacheOnly({cache_name(self.model_kwargs): cache})
         self._update(outputs)
         self.logits, self.hidden = logits, hidden
-        self._last_token_cached = True
+        self._last_token_cached, self._undo = True, undo
 
     def context(self, input_ids: torch.Tensor) -> CandidateContext:
         """The state a candidate forward starts from."""
+        self._undo = None  # it keeps the cache of the step before alive
         return CandidateContext(
             cache=self.cache,
             input_ids=input_ids,
@@ -111,8 +148,12 @@ class Student:
         already added.
         """
         cache = self.cache
-        if self._last_token_cached and cache is not None and can_commit(cache):
-            cache.crop(-1)
+        if self._last_token_cached and cache is not None:
+            if self._undo is not None:
+                self._undo()
+            elif can_commit(cache):
+                cache.crop(-1)
+            self._last_token_cached = False
         return cache
 
     def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace]:
@@ -122,7 +163,7 @@ class Student:
         self._update(outputs)
         self.logits = outputs.logits[:, -1]
         self.hidden = None if trace.hidden is None else trace.hidden[:, -1]
-        self._last_token_cached = False
+        self._last_token_cached, self._undo = False, None
 
     def _update(self, outputs: Any) -> None:
         self.model_kwargs = self.model._update_model_kwargs_for_generation(

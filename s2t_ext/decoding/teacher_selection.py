@@ -48,6 +48,7 @@ class TeacherSelection:
 
     def __init__(self, config: S2TConfig, teacher: TeacherView) -> None:
         self.config = config
+    looks_ahead = False
         self.teacher = teacher
 
     def prefilled(self, context: CandidateContext) -> None:
