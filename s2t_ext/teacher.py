@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import nn
 
-from . import ops
 from .ops import SupportKL
 
 if TYPE_CHECKING:
     from .decoding.candidate_step import CandidateContext
+    from .teacher_model import ModelTeacher
+    from .teacher_server import ServerTeacher
 
 
 class TeacherSession(Protocol):
@@ -30,6 +31,7 @@ class TeacherSession(Protocol):
         student_ids: torch.Tensor,
         student_logits: torch.Tensor,
         candidate_ids: torch.Tensor,
+        rows: torch.Tensor,
     ) -> SupportKL:
         """The teacher's opinion of the next token at `context`.
 
@@ -38,6 +40,8 @@ class TeacherSession(Protocol):
             student_ids: int64 [batch, S], the student's support, -1 where there is none.
             student_logits: fp32 [batch, S].
             candidate_ids: int64 [batch, K], -1 where there is none.
+            rows: Bool [batch], those whose answer will be read; a teacher that pays per row may
+                leave the others out.
 
         Returns:
             `SupportKL`: KL(student || teacher) on the support, log-probabilities of the candidates,
@@ -49,7 +53,8 @@ class TeacherSession(Protocol):
 class Teacher(ABC):
     """A large model that guides a small one with the same vocabulary.
 
-    Make one with `from_model` (a transformers model in this process).
+    Make one with `from_model` (a transformers model in this process) or `from_server` (any
+    OpenAI-compatible completions server).
     """
 
     #: The teacher's tokenizer, if known; compared with the student's.
@@ -63,7 +68,26 @@ class Teacher(ABC):
             model: The teacher, on any device; PEFT-wrapped or not.
             tokenizer: Its tokenizer, to be compared with the student's.
         """
+        from .teacher_model import ModelTeacher
+
         return ModelTeacher(model, tokenizer)
+
+    @staticmethod
+    def from_server(
+        url: str, model_name: str, tokenizer: Any = None, **options: Any
+    ) -> ServerTeacher:
+        """A model behind an OpenAI-compatible completions server (vLLM, llama.cpp, ...).
+
+        Args:
+            url: Of the server, e.g. "http://localhost:8000/v1".
+            model_name: As the server knows it.
+            tokenizer: Its tokenizer, to be compared with the student's; needed where the server
+                takes text instead of ids or names tokens by their text.
+            options: See `s2t_ext.teacher_server.ServerTeacher`.
+        """
+        from .teacher_server import ServerTeacher
+
+        return ServerTeacher(url, model_name, tokenizer, **options)
 
     @abstractmethod
     def start(self, student: Any) -> TeacherSession:
@@ -83,97 +107,50 @@ class Teacher(ABC):
 
         Returns:
             [length - first, V]: row i holds the logits that predict token first + i.
+
+        Raises:
+            NotImplementedError: if the teacher has no vocabulary-wide logits (a server).
+        """
+
+    @abstractmethod
+    def label_trajectory(
+        self,
+        input_ids: torch.Tensor,
+        first: int,
+        student_ids: torch.Tensor,
+        student_logits: torch.Tensor,
+        *,
+        vocabulary: int | None = None,
+        chunk: int = 128,
+    ) -> SupportKL:
+        """The teacher's opinion of the student's support at every step of a finished trajectory.
+
+        Equal to asking step by step, in one prefill, without ever holding [length, V].
+
+        Args:
+            input_ids, first: As in `score_trajectory`.
+            student_ids: int64 [length - first, S], the student's support at each step, or -1.
+            student_logits: fp32 [length - first, S].
+            vocabulary: Rows of the student's embedding; None takes all of the teacher's.
+            chunk: Steps whose vocabulary-wide logits are held at a time.
+
+        Returns:
+            `SupportKL` with one row per step; the candidates are the support, so
+            `candidate_logprobs` is [length - first, S].
         """
 
 
-class ModelTeacher(Teacher):
-    """See `Teacher.from_model`."""
-
-    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
-        from .decoding.adapters import unwrap_peft
-
-        self.model = unwrap_peft(model).eval()
-        self.tokenizer = tokenizer
-        if self.model.config.is_encoder_decoder:
-            raise ValueError(
-                f"Teacher.from_model: model must be decoder-only, got {type(self.model).__name__}"
-            )
-
-    def start(self, student: Any) -> TeacherSession:
-        """See `Teacher.start`."""
-        check_vocabulary_sizes(student, self.model)
-        return _ModelSession(self.model, _vocabulary_size(student))
-
-    @torch.no_grad()
-    def score_trajectory(self, input_ids: torch.Tensor, first: int) -> torch.Tensor:
-        """See `Teacher.score_trajectory`."""
-        length = input_ids.shape[0]
-        if not 1 <= first < length:
-            raise ValueError(f"score_trajectory: first must be in [1, {length - 1}], got {first}")
-        ids = input_ids[None].to(self.model.device)
-        logits: torch.Tensor = self.model(
-            input_ids=ids, use_cache=False, logits_to_keep=length - first + 1
-        ).logits
-        return logits[0, -(length - first + 1) : -1]
-
-
-class _ModelSession:
-    """Lockstep with a lagging cache: the tokens since the last question go through in one
-    forward."""
-
-    def __init__(self, model: Any, vocabulary: int) -> None:
-        from transformers.cache_utils import DynamicCache
-
-        self.model = model
-        self.vocabulary = vocabulary
-        self.forward_passes = 0
-        self._cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
-        self._seen = 0
-
-    @torch.no_grad()
-    def evaluate(
-        self,
-        context: CandidateContext,
-        student_ids: torch.Tensor,
-        student_logits: torch.Tensor,
-        candidate_ids: torch.Tensor,
-    ) -> SupportKL:
-        """See `TeacherSession.evaluate`."""
-        logits = self._next_logits(context)
-        size = min(self.vocabulary, logits.shape[1])
-        # Rows one model pads its embedding with are no tokens; an id the teacher has no row for
-        # counts as impossible.
-        return ops.support_kl(
-            student_ids.where(student_ids < size, -1),
-            student_logits,
-            logits[:, :size],
-            candidate_ids.where(candidate_ids < size, -1),
-        )
-
-    def _next_logits(self, context: CandidateContext) -> torch.Tensor:
-        ids = context.input_ids
-        device = self.model.device
-        mask, positions = context.attention_mask, context.position_ids
-        inputs = self.model.prepare_inputs_for_generation(
-            ids.to(device),
-            next_sequence_length=ids.shape[1] - self._seen,
-            past_key_values=self._cache,
-            attention_mask=None if mask is None else mask[:, :-1].to(device),
-            position_ids=_positions(ids, positions).to(device),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        outputs = self.model(**inputs, return_dict=True)
-        self._cache = outputs.past_key_values
-        self._seen = ids.shape[1]
-        self.forward_passes += 1
-        logits: torch.Tensor = outputs.logits[:, -1]
-        return logits.to(ids.device)
+def check_first(input_ids: torch.Tensor, first: int) -> int:
+    """The trajectory's length; raises ValueError if there is no token before or at `first`."""
+    length = input_ids.shape[0]
+    if not 1 <= first < length:
+        raise ValueError(f"score_trajectory: first must be in [1, {length - 1}], got {first}")
+    return length
 
 
 def check_vocabulary_sizes(student: Any, teacher: Any) -> None:
     """Raises ValueError if the embeddings differ by more than padding can explain (1,024 rows)."""
-    sizes = _vocabulary_size(student), _vocabulary_size(teacher)
+    sizes = vocabulary_size(student), vocabulary_size(teacher)
     if abs(sizes[0] - sizes[1]) > 1024:
         raise ValueError(
             f"generate: teacher must have the student's vocabulary ({sizes[0]} rows), got "
@@ -204,17 +181,9 @@ def check_same_tokenizer(student: Any, teacher: Any) -> None:
         )
 
 
-def _vocabulary_size(model: Any) -> int:
+def vocabulary_size(model: Any) -> int:
+    """Rows of a model's output embedding."""
     from .decoding.adapters import unwrap_peft
 
     rows: int = unwrap_peft(model).get_output_embeddings().weight.shape[0]
     return rows
-
-
-def _positions(input_ids: torch.Tensor, positions: torch.Tensor | None) -> torch.Tensor:
-    """The student's positions without the candidate's; counted from 0 for students that take
-    none."""
-    if positions is None:
-        count = torch.arange(input_ids.shape[1], device=input_ids.device)
-        return count.expand(input_ids.shape[0], -1)
-    return positions[..., :-1]

@@ -239,7 +239,8 @@ class DecodeLoop:
                 return torch.zeros_like(support.logsumexp)
             assert self.teacher is not None  # check_options()
             context = self.student.context(self.input_ids)
-            return self.teacher.evaluate(context, support, self.options.config.k).kl
+            k = self.options.config.k
+            return self.teacher.evaluate(context, support, k, self.unfinished).kl
         return self.trigger.statistic(
             support,
             seed=self.seed,
@@ -285,8 +286,8 @@ class DecodeLoop:
         self.position += 1
 
     def _result(self) -> S2TGenerateOutput | torch.Tensor:
-        if not self.student.generation_config.return_dict_in_generate:
         cache = self.student.final_cache()  # also where the caller goes on with a cache it gave
+        if not self.student.generation_config.return_dict_in_generate:
             return self.input_ids
         return S2TGenerateOutput(
             sequences=self.input_ids,

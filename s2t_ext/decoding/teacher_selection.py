@@ -24,15 +24,18 @@ class TeacherView:
         self._length = -1
         self._answer: SupportKL | None = None
 
-    def evaluate(self, context: CandidateContext, support: ProposedCandidates, k: int) -> SupportKL:
-        """The teacher's opinion at `context`; the first k columns of `support` are the
-        candidates."""
+    def evaluate(
+        self, context: CandidateContext, support: ProposedCandidates, k: int, rows: torch.Tensor
+    ) -> SupportKL:
+        """The teacher's opinion at `context`, of the rows that need one (bool [batch]); the first k
+        columns of `support` are the candidates.
+        """
         length = context.input_ids.shape[1]
         if self._answer is None or self._length != length:
             with self._record.phase("teacher"):
                 before = self._session.forward_passes
                 self._answer = self._session.evaluate(
-                    context, support.ids, support.logits, support.ids[:, :k].contiguous()
+                    context, support.ids, support.logits, support.ids[:, :k].contiguous(), rows
                 )
                 self._record.teacher_forward_passes += self._session.forward_passes - before
             self._length = length
@@ -45,10 +48,10 @@ class TeacherSelection:
     """
 
     wants_candidate_cache = False
+    looks_ahead = False
 
     def __init__(self, config: S2TConfig, teacher: TeacherView) -> None:
         self.config = config
-    looks_ahead = False
         self.teacher = teacher
 
     def prefilled(self, context: CandidateContext) -> None:
@@ -61,10 +64,13 @@ class TeacherSelection:
 
     def choose(self, state: StepState) -> Choice:
         """The teacher's token in triggered rows, the default in the others."""
-        answer = self.teacher.evaluate(state.context, state.support, state.proposal.ids.shape[1])
+        k = state.proposal.ids.shape[1]
+        answer = self.teacher.evaluate(state.context, state.support, k, state.triggered)
         ids, cache = state.proposal.ids, state.context.cache
         if self.config.select == "takeover":
-            tokens = torch.where(state.triggered, answer.teacher_argmax, state.default)
+            # -1 is no token: a teacher without a valid logit leaves the student's.
+            takes = state.triggered & (answer.teacher_argmax >= 0)
+            tokens = torch.where(takes, answer.teacher_argmax, state.default)
             matches = (ids == tokens[:, None]) & state.triggered[:, None]
             slot = torch.where(matches.any(1), matches.int().argmax(1), -1)
             return Choice(tokens, slot.where(state.triggered, 0), None, cache)

@@ -18,6 +18,7 @@ from s2t_ext.reference.score_and_select import ScoredSelection, score_and_select
 from s2t_ext.reference.score_candidates import score_candidates
 from s2t_ext.reference.select_token import SelectedToken, select_token
 from s2t_ext.reference.support_kl import SupportKL, support_kl
+from s2t_ext.reference.teacher_decoding import decode_with_teacher
 
 __all__ = [
     "STATUS_FEWER_THAN_K",
@@ -31,6 +32,7 @@ __all__ = [
     "SupportKL",
     "commit_candidates",
     "decode",
+    "decode_with_teacher",
     "propose_candidates",
     "sample_token",
     "score_and_select",

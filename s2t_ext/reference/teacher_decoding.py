@@ -1,0 +1,126 @@
+"""Decoding with a teacher as the paper writes it: student and teacher recomputed from the whole
+prefix at every step, no cache, one row at a time (arXiv 2604.26940, sections 3.1 and 3.2).
+
+This is the specification of `s2t_ext.generate(..., teacher=...)`: slow, short, and what the
+lockstep loop must equal token for token in fp32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .decoding import _best_candidate, _last_state
+from .propose_candidates import ProposedCandidates, propose_candidates
+from .support_kl import SupportKL, support_kl
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from ..config import S2TConfig
+    from ..selector import Selector
+
+
+@torch.no_grad()
+def decode_with_teacher(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    config: S2TConfig,
+    selector: Selector | None = None,
+    max_new_tokens: int,
+    eos_token_ids: Sequence[int] = (),
+    pad_token_id: int = 0,
+    seed: int = 0,
+) -> Tensor:
+    """Greedy decoding in which a teacher triggers (`trigger="kl"`), chooses, or both.
+
+    Args:
+        student, teacher: Causal language models of one vocabulary; either may pad its embedding.
+        input_ids: int64 [batch, length], left-padded. attention_mask: [batch, length], 1 for real
+            tokens.
+        config: Options; `score_temperature` must be 0.
+        selector: Needed for `select="local"`.
+        max_new_tokens, eos_token_ids, pad_token_id: As in `generate`.
+        seed: Row b draws its random triggers with seed + b.
+
+    Returns:
+        int64 [batch, length + new]; finished rows are filled with `pad_token_id`.
+    """
+    rows = []
+    for b, row in enumerate(input_ids):
+        prefix = row if attention_mask is None else row[attention_mask[b].bool()]
+        new: list[int] = []
+        while len(new) < max_new_tokens and (not new or new[-1] not in eos_token_ids):
+            token = _next_token(
+                student, teacher, prefix[None], len(new), config, selector, seed + b
+            )
+            new.append(token)
+            prefix = torch.cat([prefix, prefix.new_tensor([token])])
+        rows.append(new)
+    longest = max(len(row) for row in rows)
+    padded = [row + [pad_token_id] * (longest - len(row)) for row in rows]
+    return torch.cat([input_ids, input_ids.new_tensor(padded)], dim=1)
+
+
+def _next_token(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    prefix: Tensor,
+    step: int,
+    config: S2TConfig,
+    selector: Selector | None,
+    seed: int,
+) -> int:
+    from ..triggers import resolve_trigger
+
+    trigger = resolve_trigger(config, selector)
+    logits, hidden = _last_state(student, prefix)
+    blocked = None
+    if selector is not None and selector.reserved_ids:
+        blocked = torch.tensor(selector.reserved_ids)
+    support = propose_candidates(logits, max(config.k, config.support), config.support, blocked)
+    proposal = support._replace(
+        ids=support.ids[:, : config.k], logits=support.logits[:, : config.k]
+    )
+    answer = _teacher_view(teacher, prefix, support, proposal, logits.shape[1])
+    statistic = answer.kl
+    if trigger.name != "kl":
+        statistic = trigger.statistic(
+            proposal,
+            seed=torch.tensor([seed]),
+            position=torch.tensor([step]),
+            hidden=hidden,
+            selector=selector,
+        )
+    if not bool(trigger.fires(statistic, step)):
+        return int(proposal.ids[0, 0])
+    if config.select == "takeover":
+        return int(answer.teacher_argmax)
+    if config.select == "teacher":
+        return int(proposal.ids[0, answer.candidate_logprobs[0].argmax()])  # first of equals
+    assert selector is not None
+    return _best_candidate(student, prefix, proposal, config, selector)
+
+
+def _teacher_view(
+    teacher: PreTrainedModel,
+    prefix: Tensor,
+    support: ProposedCandidates,
+    proposal: ProposedCandidates,
+    vocabulary: int,
+) -> SupportKL:
+    """The teacher's opinion; embedding rows only one of the models has are no tokens."""
+    logits, _ = _last_state(teacher, prefix)
+    size = min(vocabulary, logits.shape[1])
+    return support_kl(
+        support.ids.where(support.ids < size, -1),
+        support.logits,
+        logits[:, :size],
+        proposal.ids.where(proposal.ids < size, -1),
+    )
