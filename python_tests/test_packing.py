@@ -14,11 +14,11 @@ from transformers import (
     Qwen2Config,
 )
 
-from s2t_ext.distill.groups import Group, Trajectory, batches_by_length, packed_length
-from s2t_ext.distill.losses import LossConfig
-from s2t_ext.distill.objective import Counts, ObjectiveMaker
-from s2t_ext.distill.packing import PackedModel, pack
-from s2t_ext.distill.score_head import ScoreHead
+from s2t_ext.distillation.groups import Group, Trajectory, batches_by_length, packed_length
+from s2t_ext.distillation.losses import LossConfig
+from s2t_ext.distillation.objective import Counts, ObjectiveMaker
+from s2t_ext.distillation.packing import PackedModel, pack
+from s2t_ext.distillation.score_head import ScoreHead
 
 VOCAB = 61
 SIZES = dict(
@@ -50,7 +50,8 @@ def make_model(name):
             torch.nn.init.normal_(parameter, std=0.25)
     for module in model.modules():
         if type(module).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm"):
-            # transformers computes these in fp32 whatever the dtype; the test wants fp64 throughout.
+            # transformers computes these in fp32 whatever the dtype; the test wants fp64
+            # throughout.
             module.forward = functools.partial(
                 torch.rms_norm, normalized_shape=(32,), weight=module.weight, eps=1e-6
             )

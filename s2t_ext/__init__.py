@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from s2t_ext.calibration import calibrate
     from s2t_ext.config import S2TConfig
     from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
+    from s2t_ext.distillation.collect import collect
+    from s2t_ext.distillation.collection import Collection, Prompt
+    from s2t_ext.distillation.losses import LossConfig
+    from s2t_ext.distillation.options import DistillConfig
+    from s2t_ext.distillation.train import distill
     from s2t_ext.generation import decoding_method, generate, patch, unpatch
     from s2t_ext.selector import Calibration, Selector, TriggerHead
     from s2t_ext.teacher import Teacher
@@ -23,7 +28,11 @@ if TYPE_CHECKING:
 _LAZY_MODULES = ("ops", "reference")
 _LAZY_NAMES = {
     "Calibration": "selector",
+    "Collection": "distillation.collection",
     "DecodingRecord": "decoding.record",
+    "DistillConfig": "distillation.options",
+    "LossConfig": "distillation.losses",
+    "Prompt": "distillation.collection",
     "S2TConfig": "config",
     "S2TGenerateOutput": "decoding.record",
     "Selector": "selector",
@@ -31,6 +40,8 @@ _LAZY_NAMES = {
     "Teacher": "teacher",
     "TriggerHead": "selector",
     "calibrate": "calibration",
+    "collect": "distillation.collect",
+    "distill": "distillation.train",
     "decoding_method": "generation",
     "generate": "generation",
     "patch": "generation",
@@ -39,7 +50,11 @@ _LAZY_NAMES = {
 
 __all__ = [
     "Calibration",
+    "Collection",
     "DecodingRecord",
+    "DistillConfig",
+    "LossConfig",
+    "Prompt",
     "S2TConfig",
     "S2TGenerateOutput",
     "Selector",
@@ -48,7 +63,9 @@ __all__ = [
     "TriggerHead",
     "__version__",
     "calibrate",
+    "collect",
     "decoding_method",
+    "distill",
     "generate",
     "info",
     "ops",

@@ -15,7 +15,8 @@ class ScoreHead(nn.Module):
     Args:
         hidden_size: D. bins: R.
         post: What the model does to its head's outputs, applied to the row logits too.
-        use_prior: Train a prior weight, starting from `prior_weight`; otherwise it stays 0 (the paper).
+        use_prior: Train a prior weight, starting from `prior_weight`; otherwise it stays 0 (the
+        paper).
         hidden_scale: Typical norm of a hidden state; sets the size of the initial rows.
     """
 

@@ -1,4 +1,6 @@
-"""The training objective of a batch of trajectories, packed; and the same, unpacked, as reference."""
+"""The training objective of a batch of trajectories, packed; and the same, unpacked, as
+reference.
+"""
 
 from __future__ import annotations
 
@@ -87,15 +89,28 @@ class ObjectiveMaker:
     def packed_objective(self, batch: PackedBatch, counts: Counts) -> Objective:
         """One forward pass for all groups of the batch."""
         hidden = self.packed.hidden_states(batch)
-        totals = self.head.totals(batch.candidate_states(hidden), batch.student_logprobs)
-        groups = group_loss(totals, batch.candidate_mask, batch.teacher_probs, self.config)
-        base = hidden.new_zeros(())
+        objective = self.objective_of_states(
+            batch, batch.candidate_states(hidden), batch.step_states(hidden), counts
+        )
         if self.has_base_term:
             length = int(batch.layout.prefix.max())
             mask = batch.prefix_mask[:, :length]
             base = self._base_term(batch.input_ids[:, :length], mask, hidden[:, :length][mask])
-        trigger = self._trigger_term(batch, batch.step_states(hidden))
-        return self._divide(groups, base, trigger, counts)
+            objective.base_kl = self.config.base_kl_weight * base / max(counts.prefix_tokens, 1)
+        return objective
+
+    def objective_of_states(
+        self,
+        batch: PackedBatch,
+        candidate_states: torch.Tensor,
+        step_states: torch.Tensor,
+        counts: Counts,
+    ) -> Objective:
+        """The objective without its base term, of states [G, K, D] and [S, D] that are known."""
+        totals = self.head.totals(candidate_states, batch.student_logprobs)
+        groups = group_loss(totals, batch.candidate_mask, batch.teacher_probs, self.config)
+        zero = groups.new_zeros(())
+        return self._divide(groups, zero, self._trigger_term(batch, step_states), counts)
 
     def unpacked_objective(
         self, trajectories: Sequence[Trajectory], counts: Counts, pad_id: int = 0
@@ -138,7 +153,9 @@ class ObjectiveMaker:
     def _base_term(
         self, ids: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
-        """Sum of KL(base || adapted) over the prefix tokens; logits are made and freed in pieces."""
+        """Sum of KL(base || adapted) over the prefix tokens; logits are made and freed in
+        pieces.
+        """
         base_hidden = self._base_hidden(ids, mask)
         reserved = torch.tensor(list(self.reserved_ids), dtype=torch.int64, device=ids.device)
         logits = self.packed.head.logits
@@ -157,7 +174,9 @@ class ObjectiveMaker:
 
     @torch.no_grad()
     def _base_hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[N, D]: what the base model's head reads at the prefix tokens; one pass, without dropout."""
+        """[N, D]: what the base model's head reads at the prefix tokens; one pass, without
+        dropout.
+        """
         packed = self._base_packed or self.packed
         training = packed.plain.training
         packed.plain.eval()

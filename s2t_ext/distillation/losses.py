@@ -1,7 +1,9 @@
 """Losses of selector training (paper, section 3.4; design, 2.4), over groups of candidates.
 
-In all of them `totals` are the candidates' scores [G, K] (score + prior term), `mask` bool [G, K] says
-which slots hold a candidate, `teacher` are the teacher's absolute probabilities [G, K], and the result
+In all of them `totals` are the candidates' scores [G, K] (score + prior term), `mask` bool [G, K]
+says
+which slots hold a candidate, `teacher` are the teacher's absolute probabilities [G, K], and the
+result
 is one loss per group, [G].
 """
 
@@ -147,7 +149,9 @@ def teacher_margin(mask: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
 def base_kl(
     base_logits: torch.Tensor, adapted_logits: torch.Tensor, reserved_ids: torch.Tensor | None
 ) -> torch.Tensor:
-    """Sum over rows of KL(base || adapted) [N, V], both over the vocabulary without `reserved_ids`."""
+    """Sum over rows of KL(base || adapted) [N, V], both over the vocabulary without
+    `reserved_ids`.
+    """
     if reserved_ids is not None and reserved_ids.numel():
         base_logits = base_logits.index_fill(1, reserved_ids, _NEVER)
         adapted_logits = adapted_logits.index_fill(1, reserved_ids, _NEVER)

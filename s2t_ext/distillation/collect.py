@@ -1,0 +1,255 @@
+"""Collecting: roll the student out, have the teacher label every step in one prefill, keep the
+steps
+where they diverge most (paper, section 3.4; design, section 8).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .. import ops
+from ..calibration import chat_prompt, pad_prompts
+from ..checkpoint import describe_base_model
+from ..config import S2TConfig
+from ..generation import generate
+from ..teacher import Teacher, check_same_tokenizer
+from .collection import Collection, Prompt
+from .groups import Group, Trajectory
+from .packing import PackedModel
+
+#: Steps whose vocabulary-wide logits of the student are held at a time.
+STEP_ROWS = 128
+
+
+def collect(
+    model: nn.Module,
+    tokenizer: Any,
+    teacher: Teacher,
+    prompts: Sequence[str | Prompt],
+    output: str | Path,
+    *,
+    k: int = 16,
+    support: int = 64,
+    share: float = 0.1,
+    rollouts: int = 1,
+    temperature: float = 0.0,
+    max_new_tokens: int = 512,
+    batch_size: int = 8,
+    held_out: float = 0.1,
+    reserved_ids: Sequence[int] = (),
+    use_chat_template: bool = True,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Collection:
+    """Collects labelled trajectories; call it again with the same arguments to resume a killed run.
+
+    Args:
+        model, tokenizer: The student.
+        teacher: Labels; its tokenizer, if it has one, must be the student's.
+        prompts: Texts, or `Prompt`s whose group decides the split.
+        output: Folder of the collection.
+        k: Candidates per group. support: Ids the divergence is taken over, k..64.
+        share: Share of a trajectory's steps to keep, those of highest KL(student || teacher).
+        rollouts: Per prompt. temperature: Of sampling; 0 decodes greedily.
+        max_new_tokens, batch_size: Of the rollouts; a batch is a shard.
+        held_out: Share of the prompts that is set aside.
+        reserved_ids: Never proposed.
+        seed: Key of the sampling.
+        progress: Show a progress bar; None shows it on a terminal.
+
+    Raises:
+        ValueError: for options out of range, a teacher with another tokenizer, or a folder with a
+            collection of other settings.
+    """
+    _check(prompts, k, support, share, rollouts, held_out)
+    if teacher.tokenizer is not None:
+        check_same_tokenizer(tokenizer, teacher.tokenizer)
+    jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
+    settings = {
+        "student": describe_base_model(model),
+        "teacher": _describe_teacher(teacher),
+        "tokenizer_sha256": _tokenizer_hash(tokenizer),
+        "prompts_sha256": hashlib.sha256(
+            json.dumps([[p.text, p.group] for p in jobs]).encode()
+        ).hexdigest(),
+        **dict(prompts=len(prompts), k=k, support=support, share=share, rollouts=rollouts),
+        **dict(temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size),
+        **dict(held_out=held_out, reserved_ids=list(reserved_ids), seed=seed),
+        "use_chat_template": use_chat_template,
+    }
+    shards = math.ceil(len(jobs) / batch_size)
+    collection = Collection.open_for_writing(output, settings, shards)
+    labeller = Labeller(model, teacher, k=k, support=support, share=share, blocked=reserved_ids)
+    hidden = None if progress is None else not progress
+    for index in tqdm(collection.missing_shards(), desc="collect", unit="shard", disable=hidden):
+        first = index * batch_size
+        part = jobs[first : first + batch_size]
+        texts = [chat_prompt(tokenizer, p.text) if use_chat_template else p.text for p in part]
+        pairs = roll_out(
+            model,
+            tokenizer,
+            texts,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            seeds=[seed + first + i for i in range(len(part))],
+        )
+        records = []
+        for i, (prompt_ids, response_ids) in enumerate(pairs):
+            split = "held_out" if part[i].is_held_out(held_out) else "train"
+            records.append((split, labeller.label(str(first + i), prompt_ids, response_ids)))
+        collection.write_shard(index, records)
+    return collection
+
+
+def roll_out(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    temperature: float,
+    max_new_tokens: int,
+    seeds: Sequence[int],
+) -> list[tuple[list[int], list[int]]]:
+    """(prompt ids, response ids) of each text; a response ends with its end-of-sequence token, if
+    it
+    got that far.
+    """
+    inputs = pad_prompts(tokenizer, texts, model)
+    sampling = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    output = generate(
+        model,
+        inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        s2t=S2TConfig(trigger="never"),
+        seed=list(seeds),
+        max_new_tokens=max_new_tokens,
+        return_dict_in_generate=True,
+        **sampling,
+    )
+    assert not isinstance(output, torch.Tensor) and output.s2t is not None
+    pairs = []
+    rows = zip(inputs["input_ids"], inputs["attention_mask"], output.s2t.rows, strict=True)
+    for ids, mask, row in rows:
+        pairs.append((ids[mask.bool()].tolist(), list(row.tokens)))
+    return pairs
+
+
+class Labeller:
+    """Turns a rollout into a `Trajectory`: one forward pass of the student, one of the teacher."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: Teacher,
+        *,
+        k: int = 16,
+        support: int = 64,
+        share: float = 0.1,
+        blocked: Sequence[int] = (),
+    ) -> None:
+        self.teacher = teacher
+        self.k = k
+        self.support = support
+        self.share = share
+        self._packed = PackedModel(model)
+        self._device = self._packed.plain.device
+        self._blocked = None
+        if blocked:
+            self._blocked = torch.tensor(list(blocked), dtype=torch.int64, device=self._device)
+
+    @torch.no_grad()
+    def label(self, key: str, prompt: Sequence[int], response: Sequence[int]) -> Trajectory:
+        """The labelled trajectory; its groups are the ceil(share * length) steps of highest KL."""
+        ids = torch.tensor([*prompt, *response], dtype=torch.int64, device=self._device)
+        first, length = len(prompt), len(response)
+        if not length:
+            return Trajectory(key, tuple(prompt), (), ())
+        proposal = self._propose(ids, first)
+        teacher_logits = self.teacher.score_trajectory(ids, first).to(self._device)
+        # Rows that only one of the models pads its embedding with are no tokens.
+        size = teacher_logits.shape[1]
+        support_ids = proposal.ids.where(proposal.ids < size, -1)
+        answer = ops.support_kl(
+            support_ids,
+            proposal.logits,
+            teacher_logits,
+            support_ids[:, : self.k].contiguous(),
+        )
+        kl = answer.kl
+        count = math.ceil(self.share * length)
+        finite = torch.where(kl.isfinite(), kl, -1.0)
+        chosen = finite.topk(count).indices.sort().values.tolist()
+        logprobs = (proposal.logits - proposal.logsumexp[:, None])[:, : self.k].tolist()
+        probs = answer.candidate_logprobs.exp().tolist()
+        entropy = _rounded(proposal.support_entropy.tolist())
+        kl_list = _rounded(kl.nan_to_num(posinf=1e4).tolist())
+        groups = []
+        for step in chosen:
+            there = [j for j in range(self.k) if int(proposal.ids[step, j]) >= 0]
+            groups.append(
+                Group(
+                    step,
+                    tuple(int(proposal.ids[step, j]) for j in there),
+                    _rounded(logprobs[step][j] for j in there),
+                    _rounded(probs[step][j] for j in there),
+                    kl_list[step],
+                    entropy[step],
+                )
+            )
+        return Trajectory(key, tuple(prompt), tuple(response), tuple(groups), kl_list, entropy)
+
+    def _propose(self, ids: torch.Tensor, first: int) -> ops.ProposedCandidates:
+        """The student's support at every response step; [length, support]."""
+        hidden = self._packed.plain_hidden_states(ids[None])[0, first - 1 : -1]
+        parts = []
+        for begin in range(0, hidden.shape[0], STEP_ROWS):
+            logits = self._packed.head.logits(hidden[begin : begin + STEP_ROWS])
+            parts.append(
+                ops.propose_candidates(
+                    logits.contiguous(), self.support, self.support, self._blocked
+                )
+            )
+        return ops.ProposedCandidates(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    """Six significant digits: below the noise of any dtype a model runs in, and half the disk."""
+    return tuple(float(f"{value:.6g}") for value in values)
+
+
+def _describe_teacher(teacher: Teacher) -> dict[str, Any]:
+    model = getattr(teacher, "model", None)
+    if isinstance(model, nn.Module):
+        return describe_base_model(model)
+    return {"name": str(getattr(teacher, "model_name", type(teacher).__name__))}
+
+
+def _tokenizer_hash(tokenizer: Any) -> str:
+    entries = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(entries.encode()).hexdigest()
+
+
+def _check(
+    prompts: Sequence[Any], k: int, support: int, share: float, rollouts: int, held_out: float
+) -> None:
+    def require(condition: bool, name: str, rule: str, value: Any) -> None:
+        if not condition:
+            raise ValueError(f"collect: {name} must {rule}, got {value}")
+
+    require(len(prompts) > 0, "prompts", "hold at least one text", "none")
+    require(2 <= k <= 64, "k", "be in [2, 64]", k)
+    require(k <= support <= 64, "support", f"be in [k, 64] with k = {k}", support)
+    require(0 < share <= 1, "share", "be in (0, 1]", share)
+    require(rollouts >= 1, "rollouts", "be at least 1", rollouts)
+    require(0 <= held_out < 1, "held_out", "be in [0, 1)", held_out)

@@ -1,0 +1,80 @@
+"""DistillConfig: every option of a training run, validated once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .losses import LossConfig
+
+METHODS = ("lora", "rows", "full")
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Options of `distill`; the defaults are the paper's where it names one.
+
+    Raises:
+        ValueError: if an option lies outside its range.
+    """
+
+    #: lora: an adapter and the score rows; rows: the score rows on a frozen backbone, whose hidden
+    #: states are computed once; full: all weights and the score rows.
+    method: str = "lora"
+    loss: LossConfig = field(default_factory=LossConfig)
+    epochs: int = 3
+    #: Trajectories per forward pass, of similar length.
+    batch_size: int = 4
+    #: Forward passes per optimiser step.
+    accumulation: int = 1
+    learning_rate: float = 5e-5
+    #: Of the score rows, the prior weight and the trigger head.
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    grad_clip: float = 1.0
+    #: Share of the steps over which the learning rate rises; it then falls linearly to 0.
+    warmup: float = 0.03
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    bins: int = 16
+    bin_temperature: float = 1.0
+    #: Train the weight of the candidate's own log-probability; False is the paper.
+    use_prior: bool = True
+    #: Share of the steps that the trigger head should learn to find (those of highest KL).
+    trigger_share: float = 0.1
+    #: Candidates at decoding: agreement is reported among the first k of each group.
+    k: int = 8
+    #: Optimiser steps between checkpoints; one is also written after every epoch.
+    checkpoint_every: int = 50
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def require(name: str, condition: bool, rule: str) -> None:
+            if not condition:
+                value = getattr(self, name)
+                raise ValueError(f"DistillConfig: {name} must {rule}, got {value!r}")
+
+        require("method", self.method in METHODS, f"be one of {', '.join(METHODS)}")
+        for name in ("epochs", "batch_size", "accumulation", "checkpoint_every", "lora_r"):
+            require(name, getattr(self, name) >= 1, "be at least 1")
+        for name in ("learning_rate", "head_learning_rate", "grad_clip", "bin_temperature"):
+            require(name, getattr(self, name) > 0, "be above 0")
+        require("warmup", 0 <= self.warmup < 1, "be in [0, 1)")
+        require("lora_dropout", 0 <= self.lora_dropout < 1, "be in [0, 1)")
+        require("trigger_share", 0 < self.trigger_share < 1, "be in (0, 1)")
+        require("bins", 2 <= self.bins <= 64, "be in [2, 64]")
+        require("k", 1 <= self.k <= 64, "be in [1, 64]")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, options: dict[str, Any]) -> DistillConfig:
+        """The inverse of `to_dict`."""
+        loss = options.get("loss", {})
+        return cls(
+            **{**options, "loss": loss if isinstance(loss, LossConfig) else LossConfig(**loss)}
+        )

@@ -1,0 +1,366 @@
+"""`distill`: trains an S2T-LOCAL selector on a collection (paper, section 3.4; design, sections 2.4
+and 8).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..calibration import threshold_at_rate
+from ..checkpoint import describe_base_model
+from ..config import S2TConfig
+from ..decoding.adapters import has_adapter
+from ..selector import Selector
+from .collection import Collection, write_atomically
+from .features import cached_states, head_input_scale
+from .groups import Trajectory, batches_by_length
+from .objective import Counts, Objective, ObjectiveMaker
+from .options import DistillConfig
+from .packing import PackedModel, pack
+from .quality import HeldOut, Quality
+from .score_head import ScoreHead
+from .training_state import TrainingState
+
+QUALITY_NAME = "quality.json"
+
+
+@dataclass
+class Distilled:
+    """Result of `distill`.
+
+    Attributes:
+        selector: Trained, calibrated, with its adapter if it has one.
+        quality: On the held-out trajectories; None if there were none.
+        folder: Of the run: `selector/`, `metrics.jsonl`, `quality.json`, the last checkpoint, and
+            `model/` for method="full".
+    """
+
+    selector: Selector
+    quality: Quality | None
+    folder: Path
+
+
+def distill(
+    model: nn.Module,
+    collection: Collection | str | Path,
+    output: str | Path,
+    config: DistillConfig | None = None,
+    *,
+    decoding: S2TConfig | None = None,
+    trigger_rate: float = 0.01,
+    progress: bool | None = None,
+) -> Distilled:
+    """Trains a selector; call it again with the same arguments to resume a killed run.
+
+    Under `accelerate launch` the batches of a step are spread over the processes and their
+    gradients
+    summed.
+
+    Args:
+        model: The student the collection was made with, without adapter. Method "lora" wraps it.
+        collection: A `Collection` or its folder.
+        output: Folder of the run.
+        config: Options; None takes the defaults.
+        decoding: Options the selector will decode with by default.
+        trigger_rate: Share of steps at which the calibrated triggers fire.
+        progress: Show a progress bar; None shows it on a terminal.
+
+    Raises:
+        ValueError: for a collection without training groups or of another model, or an output
+            folder with a run of other options or data.
+    """
+    config = config or DistillConfig()
+    if not isinstance(collection, Collection):
+        collection = Collection(collection)
+    run = _Run(model, collection, Path(output), config)
+    run.train(progress)
+    return run.finish(decoding or S2TConfig(k=config.k), trigger_rate)
+
+
+class _Run:
+    """One training run: everything `distill` does."""
+
+    def __init__(
+        self, model: nn.Module, collection: Collection, folder: Path, config: DistillConfig
+    ) -> None:
+        from accelerate import PartialState
+
+        self.config, self.folder = config, folder
+        self.processes = PartialState()
+        self.training = [t for t in collection.trajectories("train") if t.groups]
+        self.held_out = [t for t in collection.trajectories("held_out") if t.groups]
+        self.base_model = describe_base_model(model)
+        _check(model, collection, self.training, self.base_model)
+        torch.manual_seed(config.seed)
+        self.model, base = _trainable(model, config)
+        kls = torch.tensor([kl for t in self.training for kl in t.kl], dtype=torch.float64)
+        self.trigger_threshold = float(kls.quantile(1 - config.trigger_share))
+        packed = PackedModel(self.model)
+        settings = collection.manifest["settings"]
+        self.reserved_ids = tuple(settings.get("reserved_ids", ()))
+        self.head = ScoreHead(
+            packed.head.model.get_output_embeddings().weight.shape[1],
+            config.bins,
+            post=packed.head.post,
+            bin_temperature=config.bin_temperature,
+            use_prior=config.use_prior,
+            hidden_scale=head_input_scale(packed, self.training[0]),
+            seed=config.seed,
+        ).to(packed.plain.device)
+        self.maker = ObjectiveMaker(
+            self.model, self.head, config.loss, self.trigger_threshold, base, self.reserved_ids
+        )
+        self.states = None
+        if config.method == "rows":
+            everything = [*self.training, *self.held_out]
+            self.states = cached_states(packed, everything, folder, collection.digest())
+        self.parameters = _parameter_groups(self.model, self.head, config)
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay)
+        self.state = TrainingState(
+            folder, {"config": config.to_dict(), "collection": collection.digest()}
+        )
+
+    def train(self, progress: bool | None) -> None:
+        """All epochs, from the last checkpoint if there is one."""
+        modules = {"model": self.model, "head": self.head}
+        done = self.state.restore(modules, self.optimizer)
+        per_epoch = len(self._steps_of_epoch(0))
+        total = per_epoch * self.config.epochs
+        hidden = None if progress is None else not progress
+        bar = tqdm(total=total, initial=done, desc="distill", unit="step", disable=hidden)
+        if done == 0:
+            self._evaluate(0)
+        for epoch in range(done // per_epoch, self.config.epochs):
+            for index, step in enumerate(self._steps_of_epoch(epoch)):
+                number = epoch * per_epoch + index
+                if number < done:
+                    continue
+                self._optimize(step, number, total)
+                bar.update()
+                last = index + 1 == per_epoch
+                if last:
+                    self._evaluate(number + 1)
+                if self._is_main and (last or (number + 1) % self.config.checkpoint_every == 0):
+                    self.state.save(modules, self.optimizer, number + 1)
+        bar.close()
+
+    def finish(self, decoding: S2TConfig, trigger_rate: float) -> Distilled:
+        """Settles the prior weight and the thresholds, and writes the selector."""
+        quality = None
+        if self.held_out:
+            measured = self._measure()
+            weight = float(self.head.prior_weight.detach())
+            if self.config.use_prior:
+                weight = measured.best_prior_weight(weight)
+            quality = measured.quality(weight, self.trigger_threshold)
+            with torch.no_grad():
+                self.head.prior_weight.fill_(weight)
+        if self.config.method == "full":
+            fitted = describe_base_model(self.model)
+        else:
+            fitted = self.base_model
+        selector = self.head.to_selector(
+            base_model=fitted, decoding=decoding, reserved_ids=self.reserved_ids
+        )
+        if self.config.method == "lora":
+            selector.adapted_model = self.model
+        self._calibrate(selector, trigger_rate)
+        self.model.eval()
+        if self._is_main:
+            selector.save_pretrained(self.folder / "selector")
+            if self.config.method == "full":
+                self.maker.packed.plain.save_pretrained(self.folder / "model")
+            content = {} if quality is None else quality.to_dict()
+            write_atomically(self.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
+        return Distilled(selector, quality, self.folder)
+
+    @property
+    def _is_main(self) -> bool:
+        return bool(self.processes.is_main_process)
+
+    def _steps_of_epoch(self, epoch: int) -> list[list[list[Trajectory]]]:
+        """The batches of every optimiser step; the same for the same seed and epoch."""
+        generator = torch.Generator().manual_seed(1000 * self.config.seed + epoch)
+        order = torch.randperm(len(self.training), generator=generator).tolist()
+        batches = batches_by_length(self.training, self.config.batch_size, order)
+        size = self.config.accumulation * self.processes.num_processes
+        return [batches[i : i + size] for i in range(0, len(batches), size)]
+
+    def _optimize(self, step: list[list[Trajectory]], number: int, total: int) -> None:
+        start = time.perf_counter()
+        rate = _schedule(number, total, self.config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        self.model.train(self.config.method != "rows")
+        counts = Counts.of([t for batch in step for t in batch])
+        sums = torch.zeros(3)
+        processes = self.processes
+        for batch in step[processes.process_index :: processes.num_processes]:
+            objective = self._objective(batch, counts)
+            objective.total.backward()  # type: ignore[no-untyped-call]
+            terms = (objective.groups, objective.base_kl, objective.trigger)
+            sums += torch.tensor([float(term.detach()) for term in terms])
+        trained = [p for group in self.parameters for p in group["params"]]
+        if processes.num_processes > 1:
+            _sum_gradients(trained)
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self._is_main:
+            names = ("groups", "base_kl", "trigger")
+            losses = {f"loss_{n}": v for n, v in zip(names, sums.tolist(), strict=True)}
+            self.state.log(
+                {
+                    "step": number + 1,
+                    **losses,
+                    "prior_weight": float(self.head.prior_weight.detach()),
+                    "grad_norm": float(norm),
+                    "learning_rate_factor": rate,
+                    "groups": counts.groups,
+                    "seconds": round(time.perf_counter() - start, 3),
+                }
+            )
+
+    def _objective(self, batch: list[Trajectory], counts: Counts) -> Objective:
+        packed = pack(batch).to(self.head.rows.device)
+        if self.states is None:
+            return self.maker.packed_objective(packed, counts)
+        return self.maker.objective_of_states(packed, *self.states.of(batch), counts)
+
+    def _evaluate(self, step: int) -> None:
+        if not self.held_out or not self._is_main:
+            return
+        weight = float(self.head.prior_weight.detach())
+        quality = self._measure().quality(weight, self.trigger_threshold)
+        self.state.log({"step": step, "held_out": quality.to_dict()})
+
+    @torch.no_grad()
+    def _measure(self) -> HeldOut:
+        """Scores of the held-out groups' first k candidates, without dropout."""
+        self.model.eval()
+        parts: list[tuple[torch.Tensor, ...]] = []
+        batches = batches_by_length(
+            self.held_out, self.config.batch_size, range(len(self.held_out))
+        )
+        for batch in batches:
+            packed = pack(batch).to(self.head.rows.device)
+            if self.states is None:
+                hidden = self.maker.packed.hidden_states(packed)
+                candidates, steps = packed.candidate_states(hidden), packed.step_states(hidden)
+            else:
+                candidates, steps = self.states.of(batch)
+            k = self.config.k
+            columns = (
+                self.head.scores(candidates),
+                packed.student_logprobs,
+                packed.candidate_mask,
+                packed.teacher_probs,
+            )
+            padded = tuple(
+                nn.functional.pad(c[:, :k], (0, max(0, k - c.shape[1]))) for c in columns
+            )
+            trigger = self.head.trigger_logits(steps)
+            parts.append((*padded, trigger, packed.step_entropy, packed.step_kl))
+        return HeldOut(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+    def _calibrate(self, selector: Selector, rate: float) -> None:
+        """Thresholds from the rollouts themselves: every step of them was labelled."""
+        some = [*self.training, *self.held_out]
+        warmup = (selector.decoding or S2TConfig()).warmup_steps
+        for name in ("entropy", "kl"):
+            values = [v for t in some for v in getattr(t, name)[warmup:]]
+            if values:
+                selector.calibrations[name] = threshold_at_rate(values, rate, name)
+        if self.held_out and self.config.loss.trigger_weight > 0:
+            probabilities = torch.sigmoid(self._measure().trigger).tolist()
+            selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")
+
+
+def _trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.Module | None]:
+    """(the model to train, the frozen base if the adapter cannot be switched off to get it)."""
+    model.requires_grad_(config.method == "full")
+    base = None
+    if config.method == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        lora = LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+        )
+        model = get_peft_model(model, lora)  # type: ignore[arg-type]
+    elif config.method == "full" and config.loss.base_kl_weight > 0:
+        base = copy.deepcopy(model).eval().requires_grad_(False)
+    if config.gradient_checkpointing and config.method != "rows":
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        model.enable_input_require_grads()  # type: ignore[operator]
+    return model, base
+
+
+def _parameter_groups(
+    model: nn.Module, head: ScoreHead, config: DistillConfig
+) -> list[dict[str, Any]]:
+    groups = [
+        {
+            "params": [p for p in head.parameters() if p.requires_grad],
+            "peak": config.head_learning_rate,
+        }
+    ]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if trained:
+        groups.append({"params": trained, "peak": config.learning_rate})
+    return groups
+
+
+def _schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rate: up linearly, down linearly to 0."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / max(total - rising, 1)
+
+
+def _sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Sums the gradients over all processes, in one message."""
+    for p in parameters:  # a process may have had no batch in the last step of an epoch
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    flat = torch.cat([p.grad.reshape(-1).float() for p in parameters])  # type: ignore[union-attr]
+    torch.distributed.all_reduce(flat)
+    pieces: Iterator[torch.Tensor] = iter(flat.split([p.numel() for p in parameters]))
+    for p in parameters:
+        p.grad.copy_(next(pieces).view_as(p))  # type: ignore[union-attr]
+
+
+def _check(
+    model: nn.Module,
+    collection: Collection,
+    training: Sequence[Trajectory],
+    base_model: dict[str, Any],
+) -> None:
+    if not training:
+        raise ValueError(
+            f"distill: collection must hold groups in its train split, got none in "
+            f"{collection.folder}"
+        )
+    if has_adapter(model):
+        raise ValueError("distill: model must have no adapter, got one (merge or unload it)")
+    expected = collection.manifest["settings"]["student"]
+    for key in ("model_type", "hidden_size", "num_hidden_layers", "fingerprint"):
+        if expected.get(key) != base_model[key]:
+            raise ValueError(
+                f"distill: model must be the collection's student ({key} {expected.get(key)}), got "
+                f"{key} {base_model[key]}"
+            )

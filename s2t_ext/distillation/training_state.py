@@ -1,0 +1,91 @@
+"""What a killed training run goes on from: weights, optimiser, random state, and where it was."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .collection import write_atomically
+
+CHECKPOINT_NAME = "checkpoint.pt"
+METRICS_NAME = "metrics.jsonl"
+
+
+class TrainingState:
+    """Saves and restores a run in a folder.
+
+    Args:
+        folder: Of the run. identity: What a run is resumed under: options and data; a checkpoint
+            with another identity is refused.
+    """
+
+    def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Through JSON, so that what was saved compares equal.
+        self.identity = json.loads(json.dumps(identity))
+
+    def save(
+        self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, steps_done: int
+    ) -> None:
+        """Writes a checkpoint, replacing the last one in one move."""
+        content = {
+            "identity": self.identity,
+            "steps_done": steps_done,
+            "modules": {name: trained_state(module) for name, module in modules.items()},
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "metrics_size": self._metrics.stat().st_size if self._metrics.exists() else 0,
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomically(self.folder / CHECKPOINT_NAME, buffer.getvalue())
+
+    def restore(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
+        """Loads the checkpoint, if there is one; returns the optimiser steps already done.
+
+        Raises:
+            ValueError: if it belongs to a run with other options or data.
+        """
+        path = self.folder / CHECKPOINT_NAME
+        if not path.exists():
+            self._metrics.unlink(missing_ok=True)
+            return 0
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["identity"] != self.identity:
+            differ = [k for k in self.identity if content["identity"].get(k) != self.identity[k]]
+            raise ValueError(
+                "distill: output must be a new folder or a run of the same options and data, got "
+                f"one that differs in {', '.join(differ)}: {self.folder}"
+            )
+        for name, module in modules.items():
+            own = dict(module.named_parameters())
+            with torch.no_grad():
+                for parameter, value in content["modules"][name].items():
+                    own[parameter].copy_(value)
+        optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["random"])
+        if self._metrics.exists():  # lines written after the checkpoint will be written again
+            with self._metrics.open("r+b") as file:
+                file.truncate(content["metrics_size"])
+        return int(content["steps_done"])
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends a line to the metrics."""
+        with self._metrics.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    @property
+    def _metrics(self) -> Path:
+        return self.folder / METRICS_NAME
+
+
+def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters of a module that are trained."""
+    named = module.named_parameters()
+    return {name: p.detach().clone() for name, p in named if p.requires_grad}
