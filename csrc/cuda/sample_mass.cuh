@@ -106,9 +106,7 @@ SIMT_DEVICE double total_mass(const TemperedRow<T>& row, MassScratch& scratch) {
     if (lane_id() == 0) scratch.total = running;
   }
   __syncthreads();
-  const double total = scratch.total;
-  __syncthreads();  // before the next sums or total
-  return total;
+  return scratch.total;  // the next one is written behind the barrier of the next sums
 }
 
 // How many keys are >= cutoff. All threads.
