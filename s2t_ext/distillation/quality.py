@@ -119,8 +119,7 @@ class HeldOut:
         return max(weights, key=lambda w: (agreement(w), w == trained, -weights.index(w)))
 
 
-#: A prior weight at which scores, which lie in [0, 1], hardly ever overturn the student's own
-ranking.
+#: A prior weight at which scores (in [0, 1]) hardly ever overturn the student's own ranking.
 OWN_RANKING = 1000.0
 
 
