@@ -122,3 +122,16 @@ def test_no_buffer_is_written_when_an_argument_is_bad():
         ops.commit_candidates(keys, values, torch.tensor([1, 1]), torch.tensor([0, 3]), 8)
     assert_same_bits(bits(keys[0]), bits(before[0]))
     assert_same_bits(bits(values[0]), bits(before[1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_cuda_moves_what_the_cpu_moves(dtype, cuda):
+    # heads and sizes that leave every alignment to be met
+    shapes = [(5, heads, 30 + heads, size) for heads, size in ((1, 64), (3, 7), (2, 128), (4, 20))]
+    here = [numbered(shape, dtype, seed) for seed, shape in enumerate(shapes)]
+    there = [buffer.to(cuda) for buffer in here]
+    slot, start = torch.tensor([7, 0, -1, 1, 3]), torch.tensor([0, 5, 99, 23, 11])
+    ops.commit_candidates(here[:2], here[2:], slot, start, 8)
+    ops.commit_candidates(there[:2], there[2:], slot.to(cuda), start.to(cuda), 8)
+    for actual, expected in zip(there, here, strict=True):
+        assert_same_bits(bits(actual), bits(expected))

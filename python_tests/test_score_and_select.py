@@ -181,3 +181,17 @@ def test_an_empty_batch_gives_empty_results():
 def test_a_large_batch_on_many_threads():
     case = ScoreCase(batch=64, k=16, hidden_size=1024)
     check(case.hidden(), {**case.head(), **case.choice()})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5], ids=["best", "drawn"])
+@pytest.mark.parametrize("case", SCORE_CASES, ids=str)
+def test_cuda_gives_the_bits_of_the_cpu(case, temperature, cuda):
+    def decide_on(device):
+        position = torch.arange(case.batch, device=device)
+        drawing = {"score_temperature": temperature, "seed": position * 7, "position": position}
+        return ops.score_and_select(
+            case.hidden(device), **case.head(device), **case.choice(device), **drawing
+        )
+
+    for actual, expected in zip(decide_on(cuda), decide_on("cpu"), strict=True):
+        assert_same_bits(actual, expected)

@@ -137,3 +137,10 @@ def test_many_candidates_on_many_threads():
     case = ScoreCase(batch=40, k=64, hidden_size=512, num_bins=20)
     hidden, head = case.hidden().flatten(0, 1), case.head()
     assert_close(score(hidden, head), reference.score_candidates(hidden, **head))
+
+
+@pytest.mark.parametrize("case", SCORE_CASES, ids=str)
+def test_cuda_gives_the_bits_of_the_cpu(case, cuda):
+    expected = ops.score_candidates(case.hidden().flatten(0, 1), **case.head())
+    actual = ops.score_candidates(case.hidden(cuda).flatten(0, 1), **case.head(cuda))
+    assert_same_bits(actual, expected)

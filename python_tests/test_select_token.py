@@ -157,3 +157,17 @@ def test_an_empty_batch_gives_empty_results():
     token, slot = ops.select_token(**rows_of(0, 8))
     assert token.shape == slot.shape == (0,)
     assert token.dtype == slot.dtype == torch.int64
+
+
+@pytest.mark.parametrize("sampling", [False, True], ids=["best", "drawn"])
+def test_cuda_gives_the_bits_of_the_cpu(sampling, cuda):
+    arguments = rows_of(50, 16, **(drawing(50) if sampling else {}))
+    arguments["scores"][:, 3], arguments["ids"][::2, 5] = NAN, -1
+    arguments["triggered"][::5], arguments["finished"][::7] = False, True
+    there = {
+        name: value.to(cuda) if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
+    }
+    expected = ops.select_token(**arguments)
+    for actual, wanted in zip(ops.select_token(**there), expected, strict=True):
+        assert_same_bits(actual, wanted)
