@@ -7,6 +7,10 @@ like are imported inside the command, so that `--help` answers at once.
 import typer
 
 from s2t_ext.cli.calibrate import calibrate
+from s2t_ext.cli.collect import collect
+from s2t_ext.cli.demo import demo
+from s2t_ext.cli.distill import distill
+from s2t_ext.cli.export import export
 from s2t_ext.cli.generate import generate
 from s2t_ext.cli.import_checkpoint import import_checkpoint
 from s2t_ext.cli.info import info
@@ -20,6 +24,10 @@ app = typer.Typer(
 app.command()(info)
 app.command()(generate)
 app.command()(calibrate)
+app.command()(demo)
+app.command()(collect)
+app.command()(distill)
+app.command()(export)
 app.command("import-checkpoint")(import_checkpoint)
 
 

@@ -1,0 +1,165 @@
+"""`python -m s2t_ext demo`: Select-to-Think on models that ship with the package; no network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .common import one_line_errors
+
+if TYPE_CHECKING:
+    from ..demo.compare import Demo, Outcome
+    from ..demo.problems import Problem
+
+
+def demo(
+    problems: Annotated[int, typer.Option(min=1, help="Held-out problems to solve.")] = 200,
+    traces: Annotated[int, typer.Option(min=0, help="Solutions to show in colour.")] = 3,
+    trigger_rate: Annotated[
+        float | None,
+        typer.Option(help="Share of steps to select at. Default: the selector's own."),
+    ] = None,
+    assets: Annotated[
+        Path | None, typer.Option(help="Other models, built by `python -m s2t_ext.demo.build`.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Compare greedy, majority of 8, S2T and S2T-LOCAL on miniature models, offline."""
+    with one_line_errors():
+        from ..demo.compare import ASSETS, METHODS, Demo, held_out_problems, run_method
+
+        loaded = Demo.load(assets or ASSETS)
+        if trigger_rate is not None:
+            loaded.set_rate(trigger_rate)
+        some = held_out_problems(problems)
+        console = Console()
+        if not as_json:
+            _introduce(console, loaded, some)
+        outcomes = []
+        for method in METHODS:
+            with console.status(f"{method} ..."):
+                outcomes.append(run_method(method, loaded, some))
+        if as_json:
+            typer.echo(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
+            return
+        console.print(_table(outcomes))
+        by_name = {outcome.method: outcome for outcome in outcomes}
+        _show_traces(console, loaded, some, by_name, traces)
+
+
+def _introduce(console: Console, demo: Demo, some: list[Problem]) -> None:
+    sizes = [
+        sum(p.numel() for p in model.parameters()) for model in (demo.student, demo.teacher_model)
+    ]
+    console.print(
+        f"A student of {sizes[0]:,} weights, a teacher of {sizes[1]:,}, and {len(some)} problems "
+        "neither has seen, e.g.\n"
+    )
+    console.print(f"  [italic]{some[0].prompt}[/italic]\n", highlight=False)
+
+
+def _table(outcomes: list[Outcome]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column("method", style="bold")
+    for name in (
+        "right",
+        "95 % interval",
+        "triggered",
+        "changed",
+        "passes",
+        "teacher passes",
+        "tokens through student",
+        "seconds",
+    ):
+        table.add_column(name, justify="right")
+    for o in outcomes:
+        low, high = o.interval
+        triggered = f"{o.triggers / o.steps:.1%}" if o.triggers else "-"
+        changed = f"{o.changed / o.steps:.1%}" if o.triggers else "-"
+        table.add_row(
+            o.method,
+            f"{o.accuracy:.1%}",
+            f"{low:.0%} to {high:.0%}",
+            triggered,
+            changed,
+            f"{o.forward_passes:,}",
+            f"{o.teacher_passes:,}" if o.teacher_passes else "-",
+            f"{o.tokens:,}",
+            f"{o.seconds:.1f}",
+        )
+    return table
+
+
+def _show_traces(
+    console: Console,
+    demo: Demo,
+    some: list[Problem],
+    outcomes: dict[str, Outcome],
+    count: int,
+) -> None:
+    """Solutions of S2T-LOCAL that differ from greedy; those it got right where greedy was wrong
+    and the other way round, in the order of the problems.
+    """
+    greedy, local = outcomes["greedy"], outcomes["s2t-local"]
+    differ = [i for i in range(len(some)) if greedy.right[i] != local.right[i]]
+    won = sum(local.right[i] for i in differ)
+    console.print(
+        f"\ns2t-local solved {won} that greedy did not, and failed {len(differ) - won} that greedy "
+        "solved. Tokens: [black on yellow]selected, unchanged[/], [black on green]changed[/].\n",
+        highlight=False,
+    )
+    for i in differ[:count]:
+        verdict = ("wrong", "right")
+        console.print(f"[dim]{some[i].prompt}[/dim] ({some[i].answer})", highlight=False)
+        console.print(
+            f"  greedy    ({verdict[greedy.right[i]]}) {greedy.responses[i]}", highlight=False
+        )
+        line = Text(f"  s2t-local ({verdict[local.right[i]]}) ")
+        line.append_text(_coloured(demo, local, i))
+        console.print(line)
+        for note in _decisions(demo, local, i):
+            console.print(note, highlight=False)
+        console.print()
+
+
+def _coloured(demo: Demo, outcome: Outcome, row: int) -> Text:
+    text = Text()
+    for event in outcome.events:
+        if not bool(event.active[row]):
+            break
+        word = _word(demo, event.tokens[row])
+        style = ""
+        if bool(event.triggered[row]):
+            style = "black on green" if bool(event.changed[row]) else "black on yellow"
+        text.append(word, style)
+        text.append(" ")
+    return text
+
+
+def _decisions(demo: Demo, outcome: Outcome, row: int) -> list[str]:
+    """What was weighed where a token was changed."""
+    notes = []
+    for event in outcome.events:
+        if not bool(event.active[row]) or not bool(event.changed[row]) or event.scores is None:
+            continue
+        ranked = [
+            f"{_word(demo, token)} {score:.2f}"
+            for token, score in zip(
+                event.candidates[row].tolist(), event.scores[row].tolist(), strict=True
+            )
+        ]
+        notes.append(
+            f"    [dim]step {event.step}, candidates and scores: {', '.join(ranked)}[/dim]"
+        )
+    return notes
+
+
+def _word(demo: Demo, token: Any) -> str:
+    word: str = demo.tokenizer.convert_ids_to_tokens(int(token))
+    return word

@@ -1,0 +1,65 @@
+"""`python -m s2t_ext distill`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, one_line_errors
+
+
+def distill(
+    model: Annotated[str, typer.Option(help="The student the collection was made with.")],
+    collection: Annotated[Path, typer.Option(help="Folder written by `collect`.")],
+    output: Annotated[Path, typer.Option(help="Folder of the run; resumes if it has one.")],
+    method: Annotated[
+        str, typer.Option(help="lora; rows (score rows on a frozen backbone); or full.")
+    ] = "lora",
+    loss: Annotated[str, typer.Option(help="top1, kl or pairwise.")] = "top1",
+    epochs: Annotated[int, typer.Option(help="Passes over the trajectories.")] = 3,
+    batch_size: Annotated[int, typer.Option(help="Trajectories per forward pass.")] = 4,
+    accumulation: Annotated[int, typer.Option(help="Forward passes per optimiser step.")] = 1,
+    learning_rate: Annotated[float, typer.Option(help="Of the adapter or the weights.")] = 5e-5,
+    head_learning_rate: Annotated[float, typer.Option(help="Of the score rows.")] = 1e-3,
+    prior: Annotated[
+        bool, typer.Option(help="Train a weight of the student's own log-probability.")
+    ] = True,
+    k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
+    trigger_rate: Annotated[
+        float, typer.Option(help="Share of steps at which the stored triggers fire.")
+    ] = 0.01,
+    seed: Annotated[int, typer.Option(help="Of the order, the dropout and the first rows.")] = 0,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    plot: Annotated[bool, typer.Option(help="Also draw metrics.png (needs matplotlib).")] = False,
+) -> None:
+    """Train a selector on a collection."""
+    with one_line_errors():
+        from ..distillation.card import write_card
+        from ..distillation.losses import LossConfig
+        from ..distillation.options import DistillConfig
+        from ..distillation.train import distill as run
+
+        config = DistillConfig(
+            method=method,
+            loss=LossConfig(kind=loss),
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            learning_rate=learning_rate,
+            head_learning_rate=head_learning_rate,
+            use_prior=prior,
+            k=k,
+            seed=seed,
+        )
+        student, _ = load_model(model, dtype)
+        result = run(student, collection, output, config, trigger_rate=trigger_rate)
+        write_card(output / "selector", output, collection)
+        if plot:
+            from ..distillation.plot import plot_metrics
+
+            plot_metrics(output)
+        quality = {} if result.quality is None else result.quality.to_dict()
+        typer.echo(json.dumps(quality, indent=2))

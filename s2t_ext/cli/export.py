@@ -1,0 +1,37 @@
+"""`python -m s2t_ext export`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, one_line_errors
+
+
+def export(
+    selector: Annotated[str, typer.Argument(help="Selector folder or hub repository.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    model: Annotated[str, typer.Option(help="The base model it was trained on.")],
+    merge: Annotated[
+        bool, typer.Option(help="Fold the adapter into the weights: a plain model folder.")
+    ] = True,
+    push_to_hub: Annotated[
+        str | None, typer.Option(help="Also upload the folder to this repository.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+) -> None:
+    """Write a model folder that serves anywhere, with the selector's files beside the weights."""
+    with one_line_errors():
+        from ..distillation.export import export_selector, upload
+
+        base, tokenizer = load_model(model, dtype)
+        folder = export_selector(selector, base, tokenizer, output, merge=merge)
+        card = Path(selector) / "README.md"
+        if card.is_file():
+            shutil.copy(card, folder / "README.md")
+        typer.echo(f"{selector} -> {folder}")
+        if push_to_hub is not None:
+            typer.echo(upload(folder, push_to_hub))

@@ -1,0 +1,126 @@
+"""Makes the demo's models: `python -m s2t_ext.demo.build WORK_FOLDER`.
+
+Pretrains a student and a teacher on generated problems, collects the student's rollouts with the
+teacher's labels, distils a selector, calibrates it on the dev split, and copies the result into the
+package. Stages that WORK_FOLDER already holds are not done again. About an hour on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ..calibration import calibrate
+from ..config import S2TConfig
+from ..distillation.collect import collect
+from ..distillation.losses import LossConfig
+from ..distillation.options import DistillConfig
+from ..distillation.train import distill
+from ..teacher import Teacher
+from .pretrain import Recipe, greedy_accuracy, make_tokenizer, pretrain
+from .problems import problems
+
+ASSETS = Path(__file__).parent / "assets"
+
+STUDENT = Recipe(layers=2, width=64, heads=4, steps=1000, batch=48, learning_rate=8e-3)
+TEACHER = Recipe(layers=3, width=128, heads=4, steps=1800, batch=48, learning_rate=5e-3)
+
+#: Prompts of the distill split that are rolled out, once greedily each.
+PROMPTS = 2400
+#: Share of the steps at which the demo's triggers fire, chosen on the dev split.
+TRIGGER_RATE = 0.06
+
+DISTILL = DistillConfig(
+    method="lora",
+    loss=LossConfig(),
+    epochs=6,
+    batch_size=16,
+    learning_rate=2e-3,
+    head_learning_rate=5e-3,
+    lora_dropout=0.0,
+)
+
+
+def build(work: Path) -> None:
+    """All stages; every one is skipped if its result is in `work`."""
+    tokenizer = make_tokenizer()
+    student = _pretrained(work / "student", STUDENT, tokenizer)
+    teacher = _pretrained(work / "teacher", TEACHER, tokenizer)
+    prompts = [p.prompt for p in itertools.islice(problems("distill", 0), PROMPTS)]
+    collection = collect(
+        student,
+        tokenizer,
+        Teacher.from_model(teacher, tokenizer),
+        prompts,
+        work / "collection",
+        max_new_tokens=56,
+        batch_size=100,
+        share=0.15,
+        use_chat_template=False,
+    )
+    print(json.dumps(collection.summary(), indent=2), flush=True)
+    decoding = S2TConfig(k=8, trigger="entropy", warmup_steps=0)
+    result = distill(student, collection, work / "distill", DISTILL, decoding=decoding)
+    assert result.quality is not None
+    print(json.dumps(result.quality.to_dict(), indent=2), flush=True)
+    selector = result.selector
+    dev = [p.prompt for p in itertools.islice(problems("dev", 0), 128)]
+    calibrate(
+        selector.adapted_model,
+        tokenizer,
+        dev,
+        rate=TRIGGER_RATE,
+        selector=selector,
+        max_new_tokens=56,
+        batch_size=64,
+        use_chat_template=False,
+    )
+    selector.save_pretrained(work / "selector")
+
+
+def install(work: Path, assets: Path = ASSETS) -> None:
+    """Copies the models into the package, in bf16; replaces what is there."""
+    shutil.rmtree(assets, ignore_errors=True)
+    for name in ("student", "teacher"):
+        model = LlamaForCausalLM.from_pretrained(work / name, dtype=torch.bfloat16)
+        model.save_pretrained(assets / name)
+    make_tokenizer().save_pretrained(assets / "student")
+    shutil.copytree(work / "selector", assets / "selector")
+    (assets / "selector" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def _pretrained(
+    folder: Path, recipe: Recipe, tokenizer: PreTrainedTokenizerFast
+) -> LlamaForCausalLM:
+    if not (folder / "model.safetensors").exists():
+        model = pretrain(recipe, tokenizer)
+        # The package ships bf16: everything after this stage sees the weights as shipped.
+        model.to(torch.bfloat16).save_pretrained(folder)
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    dev = list(itertools.islice(problems("dev", 0), 128))
+    print(f"{folder.name}: dev accuracy {greedy_accuracy(model, tokenizer, dev):.3f}", flush=True)
+    return model
+
+
+def main(arguments: Any = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Makes the demo's models.")
+    parser.add_argument("work", type=Path, help="Folder of the intermediate results.")
+    parser.add_argument(
+        "--install", action="store_true", help="Copy the result into the package, where it ships."
+    )
+    options = parser.parse_args(arguments)
+    build(options.work)
+    if options.install:
+        install(options.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The selector card: where a selector comes from and what it was measured to do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .collection import MANIFEST_NAME, write_atomically
+from .train import QUALITY_NAME
+
+_ROWS = (
+    ("agreement", "agreement with the teacher"),
+    ("student_agreement", "the student's own top 1"),
+    ("score_agreement", "the score without the prior term"),
+    ("spearman", "rank correlation with the teacher"),
+    ("margin", "margin of the teacher's favourite"),
+    ("trigger_auc", "AUC of the learned trigger"),
+    ("entropy_auc", "AUC of the entropy"),
+    ("trigger_recall", "top-divergence steps found by the learned trigger"),
+    ("entropy_recall", "the same, by entropy, at the same rate"),
+)
+
+
+def write_card(selector: str | Path, run: str | Path, collection: str | Path) -> Path:
+    """Writes `README.md` in a selector's folder from the files of its run; returns the path."""
+    selector, run = Path(selector), Path(run)
+    settings = json.loads((Path(collection) / MANIFEST_NAME).read_text())["settings"]
+    config = json.loads((selector / "s2t_config.json").read_text())
+    quality = json.loads((run / QUALITY_NAME).read_text())
+    base, teacher = config["base_model"].get("name", ""), settings["teacher"].get("name", "")
+    lines = [
+        "---",
+        "library_name: s2t_ext",
+        *([f"base_model: {base}"] if base and not Path(base).exists() else []),
+        "tags: [select-to-think]",
+        "---",
+        "",
+        f"# Select-to-Think selector for {Path(base).name or 'a causal language model'}",
+        "",
+        f"Distilled from {Path(teacher).name or 'a teacher'} with s2t_ext "
+        f"{config['library_version']}: "
+        f"{settings['prompts']} prompts, {settings['k']} candidates at the "
+        f"{settings['share']:.0%} of steps with the highest KL(student || teacher).",
+        "",
+        "    selector = s2t_ext.Selector.from_pretrained(folder, model)",
+        "    s2t_ext.generate(selector.adapted_model or model, input_ids, selector=selector)",
+        "",
+    ]
+    if quality:
+        lines += [
+            f"Measured on {quality['groups']} held-out groups and {quality['steps']} steps. The "
+            "prior weight was chosen on these groups too.",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {text} | {quality[name]:.3f} |" for name, text in _ROWS),
+            "",
+        ]
+    for name, calibration in config.get("calibration", {}).items():
+        lines.append(
+            f"* trigger `{name}`: threshold {calibration['threshold']:.4g}, "
+            f"{calibration['rate']:.2%} of {calibration['tokens']} steps"
+        )
+    path = selector / "README.md"
+    write_atomically(path, "\n".join(lines) + "\n")
+    return path

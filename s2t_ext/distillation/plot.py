@@ -1,0 +1,42 @@
+"""A picture of a training run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from .training_state import METRICS_NAME
+
+
+def plot_metrics(run: str | Path) -> Path:
+    """Draws the losses and the held-out agreement of a run into `metrics.png`; returns the path.
+
+    Raises:
+        ImportError: without matplotlib (`pip install s2t_ext[plot]`).
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    run = Path(run)
+    lines = [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
+    steps = [line for line in lines if "loss_groups" in line]
+    measured = [line for line in lines if "held_out" in line]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
+    for name in ("loss_groups", "loss_base_kl", "loss_trigger"):
+        left.plot([s["step"] for s in steps], [s[name] for s in steps], label=name)
+    left.set_xlabel("optimiser step")
+    left.set_yscale("symlog", linthresh=1e-3)
+    left.legend()
+    for name in ("agreement", "score_agreement", "student_agreement"):
+        values = [m["held_out"][name] for m in measured]
+        right.plot([m["step"] for m in measured], values, marker="o", label=name)
+    right.set_xlabel("optimiser step")
+    right.set_ylabel("held-out groups")
+    right.legend()
+    figure.tight_layout()
+    path = run / "metrics.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
