@@ -22,8 +22,10 @@ class TeacherSession(Protocol):
     """One generation's view of a teacher: follows the emitted tokens and answers for the next
     one."""
 
-    #: Teacher forward passes (or requests) so far.
-    forward_passes: int
+    @property
+    def forward_passes(self) -> int:
+        """Teacher forward passes (or requests) so far."""
+        ...
 
     def evaluate(
         self,
