@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from transformers import (
     GenerationConfig,
+    GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -25,6 +27,7 @@ from .decoding.adapters import unwrap_peft
 from .decoding.decode_loop import decode
 from .decoding.options import DecodingOptions
 from .decoding.record import S2TGenerateOutput, StepEvent
+from .decoding.requirements import check_prompt
 from .selector import Selector
 
 _PATCHED = "_s2t_options"
@@ -134,6 +137,10 @@ def generate(
         raise ValueError(
             "generate: custom_generate must be None (s2t_ext.generate is itself one), got a value"
         )
+    _check_arguments(model, generate_kwargs)
+    for prompt in (inputs, generate_kwargs.get("input_ids")):
+        if prompt is not None and prompt.shape[0]:
+            check_prompt(prompt, generate_kwargs)
     generate_kwargs = _with_stop_strings(generate_kwargs, model, tokenizer)
     call: Any = model.generate
     result: S2TGenerateOutput | torch.Tensor = call(
@@ -216,10 +223,36 @@ class _PatchedGeneration:
             "search), got more"
         )
 
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            "generate: cache_implementation must not be 'paged' on a patched model (unpatch "
+            "restores continuous batching), got 'paged'"
+        )
+
     def _assisted_decoding(self, *args: Any, **kwargs: Any) -> Any:
         raise ValueError(
             "generate: assisted generation must be off on a patched model (s2t_ext.unpatch "
             "restores it), got on"
+        )
+
+
+def _check_arguments(model: nn.Module, generate_kwargs: dict[str, Any]) -> None:
+    """Refuses what `model.generate` would act on before it reaches us."""
+    if not isinstance(unwrap_peft(model), GenerationMixin):
+        raise ValueError(
+            "generate: model must be a causal language model of transformers, got "
+            f"{type(model).__name__}"
+        )
+    if generate_kwargs.get("cache_implementation") == "paged":
+        raise ValueError(
+            "generate: cache_implementation must not be 'paged' (continuous batching bypasses "
+            "custom decoding), got 'paged'"
+        )
+    config = generate_kwargs.get("generation_config")
+    if generate_kwargs.get("token_healing") or getattr(config, "token_healing", False):
+        raise ValueError(
+            "generate: token_healing must be False (heal the prompt first: "
+            "model.heal_tokens(input_ids, tokenizer)), got True"
         )
 
 
@@ -265,8 +298,9 @@ def _with_stop_strings(
         raise ValueError("generate: tokenizer must be given for stop_strings, got None")
     criteria = StoppingCriteriaList(generate_kwargs.pop("stopping_criteria", None) or [])
     criteria.append(StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
-    if config is not None and getattr(config, "stop_strings", None) is not None:
-        generate_kwargs["generation_config"] = GenerationConfig(
-            **{**config.to_dict(), "stop_strings": None}
-        )
+    if config is not None:
+        generate_kwargs["generation_config"] = config = copy.deepcopy(config)
+        config.stop_strings = None
+    if own.stop_strings is not None:
+        generate_kwargs["stop_strings"] = None  # only an argument overrides the model's own
     return {**generate_kwargs, "stopping_criteria": criteria}

@@ -23,7 +23,7 @@ from .local_selection import LocalSelection
 from .options import DecodingOptions, row_seeds
 from .ordinary_token import OrdinaryToken
 from .record import DecodingRecord, S2TGenerateOutput, StepEvent
-from .requirements import check_generation, check_options
+from .requirements import check_choices, check_generation, check_options, check_prompt
 from .selection import Choice, NoSelection, Selection, StepState
 from .student import Student
 from .teacher_selection import TeacherSelection, TeacherView
@@ -46,6 +46,11 @@ def decode(
     check_generation(model, generation_config, logits_processor, model_kwargs, synced_gpus)
     trigger = resolve_trigger(options.config, options.selector)
     check_options(options.config, trigger, options.selector, options.teacher)
+    if trigger.can_fire:
+        check_choices(options.config, generation_config, model_kwargs)
+    if input_ids.shape[0] == 0:
+        return _empty_batch(input_ids, generation_config, streamer)
+    check_prompt(input_ids, model_kwargs)
     if options.selector is not None:
         options.selector.check_fits(model)
         options.selector.to(input_ids.device)
@@ -64,6 +69,17 @@ def decode(
     )
     with nullcontext() if base_proposer is None else base_proposer.off():
         return loop.run(streamer)
+
+
+def _empty_batch(
+    input_ids: torch.Tensor, generation_config: GenerationConfig, streamer: BaseStreamer | None
+) -> S2TGenerateOutput | torch.Tensor:
+    """No prompts, no continuations; models do not take an empty batch themselves."""
+    if streamer is not None:
+        streamer.end()
+    if not generation_config.return_dict_in_generate:
+        return input_ids
+    return S2TGenerateOutput(sequences=input_ids, s2t=DecodingRecord())
 
 
 def _selection(

@@ -6,13 +6,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
+from transformers.generation.utils import (
+    ALL_CACHE_NAMES,
+    MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
+)
 
 from ..config import S2TConfig
 from ..selector import Selector
 from ..triggers import Trigger
+
+#: Arguments of the model that a candidate forward honours, or that only the prompt needs.
+_CARRIED_BY_CANDIDATES = {
+    "attention_mask",
+    "inputs_embeds",
+    "logits_to_keep",
+    "position_ids",
+    "use_cache",
+    *ALL_CACHE_NAMES,
+    *MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
+}
 
 _MODE_ARGUMENTS = {
     GenerationMode.BEAM_SEARCH: "num_beams must be 1",
@@ -21,7 +37,7 @@ _MODE_ARGUMENTS = {
     GenerationMode.CONSTRAINED_BEAM_SEARCH: "constraints must be None",
     GenerationMode.CONTRASTIVE_SEARCH: "penalty_alpha must be None",
     GenerationMode.ASSISTED_GENERATION: (
-        "assistant_model, prompt_lookup_num_tokens and use_mtp must be unset"
+        "assistant_model, prompt_lookup_num_tokens, assistant_early_exit and use_mtp must be unset"
     ),
     GenerationMode.DOLA_GENERATION: "dola_layers must be None",
 }
@@ -106,6 +122,36 @@ def check_options(
         _refuse(
             f"teacher must be None for select={config.select!r} and trigger={config.trigger!r}",
             type(teacher).__name__,
+        )
+
+
+def check_choices(
+    config: S2TConfig, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
+) -> None:
+    """Raises ValueError for what an ordinary step honours but a choice would silently drop."""
+    if generation_config.do_sample and generation_config.watermarking_config is not None:
+        _refuse(
+            "watermarking_config must be None where choices are made while sampling (they are made "
+            "before the watermark: decode greedily, or set trigger='never')",
+            type(generation_config.watermarking_config).__name__,
+        )
+    if config.select != "local":
+        return
+    for name, value in model_kwargs.items():
+        if value is not None and name not in _CARRIED_BY_CANDIDATES:
+            _refuse(
+                f"{name} must be None where choices are made (the forward pass of the candidates "
+                "does not carry it: set trigger='never')",
+                type(value).__name__,
+            )
+
+
+def check_prompt(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> None:
+    """Raises ValueError for a prompt without tokens."""
+    if input_ids.shape[-1] == 0 and model_kwargs.get("inputs_embeds") is None:
+        _refuse(
+            "input_ids must hold at least one token per row (begin with the bos token)",
+            f"shape {list(input_ids.shape)}",
         )
 
 
