@@ -219,7 +219,7 @@ class DecodeLoop:
         """
         untouched = not self.ordinary.processors and not self.ordinary.warpers
         if untouched and self.scores is None and self.raw_logits is None:
-            return logits
+            return logits if logits.dtype != torch.float64 else logits.float()
         logits = logits.to(copy=True, dtype=torch.float32, device=self.input_ids.device)
         processed: torch.Tensor = self.ordinary.processors(self.input_ids, logits)
         if self.raw_logits is not None:
@@ -245,7 +245,7 @@ class DecodeLoop:
         )
         invalid = ordinary < 0
         default = ordinary.masked_fill(invalid | self._padding_rows(), self.pad_id)
-        self._without_logits |= invalid & self.unfinished
+        self._without_logits = self._without_logits | (invalid & self.unfinished)
         self.unfinished &= ~invalid
         return ordinary, default
 
@@ -292,8 +292,10 @@ class DecodeLoop:
         return choice
 
     def _padding_rows(self) -> torch.Tensor:
-        """Rows that emit the pad token: finished ones, if there is an end-of-sequence token."""
-        return ~self.unfinished if self.has_eos else torch.zeros_like(self.unfinished)
+        """Rows that emit the pad token: finished ones, if there is an end-of-sequence token, and
+        those that had to stop.
+        """
+        return ~self.unfinished if self.has_eos else self._without_logits
 
     def _append(self, tokens: torch.Tensor) -> None:
         self.input_ids = torch.cat([self.input_ids, tokens[:, None]], dim=-1)

@@ -99,7 +99,7 @@ class LocalSelection:
     def _score(self, hidden: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
         return ops.score_and_select(
-            hidden,
+            hidden if hidden.dtype != torch.float64 else hidden.float(),
             selector.rows,
             ids=state.proposal.ids,
             candidate_logprobs=state.proposal.logits - state.proposal.logsumexp[:, None],
