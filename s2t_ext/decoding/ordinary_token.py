@@ -61,12 +61,17 @@ class OrdinaryToken:
         self.processors = LogitsProcessorList(processors[:split])
         self.warpers = LogitsProcessorList(processors[split:])
         self.fused = _fuse(processors[split:])
+        self._warped: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def scores(self, input_ids: torch.Tensor, processed: torch.Tensor) -> torch.Tensor:
         """What transformers records under `scores`: the processed logits after the warpers, fp32
-        [batch, V].
+        [batch, V]. The warpers run once per step, since some keep a state.
         """
-        return self.warpers(input_ids, processed) if self.warpers else processed
+        if not self.warpers:
+            return processed
+        if self._warped is None or self._warped[0] is not processed:
+            self._warped = processed, self.warpers(input_ids, processed.clone())
+        return self._warped[1]
 
     def choose(
         self,
@@ -92,7 +97,7 @@ class OrdinaryToken:
             return argmax
         parameters = self.fused
         if parameters is None:
-            processed, parameters = self.warpers(input_ids, processed.clone()), SamplingParameters()
+            processed, parameters = self.scores(input_ids, processed), SamplingParameters()
         batch, device = processed.shape[0], processed.device
         return ops.sample_token(
             processed,
