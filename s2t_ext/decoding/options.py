@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -39,8 +40,9 @@ def row_seeds(seed: int | Sequence[int] | None, batch: int, device: torch.device
     """
     if seed is None:
         return torch.randint(2**62, (batch,), dtype=torch.int64).to(device)
-    if isinstance(seed, int):
-        return torch.arange(seed, seed + batch, dtype=torch.int64, device=device)
+    if isinstance(seed, Integral):
+        first = int(seed)
+        return torch.arange(first, first + batch, dtype=torch.int64, device=device)
     if len(seed) != batch:
         raise ValueError(
             f"generate: seed must be an integer or have one entry per row ({batch}), "
