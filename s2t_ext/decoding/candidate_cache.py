@@ -102,7 +102,14 @@ class CandidateLayer(CacheLayerMixin):
             raise ValueError(
                 f"CandidateLayer.crop: tokens_to_remove must be at most 0, got {tokens_to_remove}"
             )
-        self._length = max(self._length + tokens_to_remove, self._dropped)
+        length = max(self._length + tokens_to_remove, 0)
+        needed = 0 if self.sliding_window is None else max(length - self.sliding_window + 1, 0)
+        if needed < self._dropped:
+            raise ValueError(
+                "CandidateLayer.crop: tokens_to_remove must leave a full window of "
+                f"{self.sliding_window} tokens in the buffer, got {tokens_to_remove}"
+            )
+        self._length = length
         self._refresh_views()
 
     def reset(self) -> None:
@@ -159,7 +166,8 @@ class CandidateLayer(CacheLayerMixin):
     def _allocate(self, key_states: torch.Tensor, value_states: torch.Tensor, needed: int) -> None:
         capacity = max(int(needed * _GROWTH), _MINIMUM_CAPACITY)
         if self.expected_length is not None and self._dropped == 0:
-            capacity = min(capacity, max(self.expected_length, needed))
+            if needed <= self.expected_length:  # a prompt of embeddings is not counted there
+                capacity = min(capacity, self.expected_length)
         shape = key_states.shape
         self._key_buffer = key_states.new_empty((*shape[:2], capacity, shape[-1]))
         self._value_buffer = value_states.new_empty((*shape[:2], capacity, value_states.shape[-1]))
