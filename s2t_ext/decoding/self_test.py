@@ -44,7 +44,7 @@ def attach(model: PreTrainedModel) -> Attachment:
     """The findings for `model`, from the first call with its present dtype, device and attention
     implementation.
     """
-    key = (model.dtype, str(model.device), model.config._attn_implementation)
+    key = (model.dtype, str(model.device), model.config._attn_implementation, model.training)
     known: tuple[Any, Attachment] | None = model.__dict__.get(_ATTRIBUTE)
     if known is not None and known[0] == key:
         return known[1]
