@@ -40,7 +40,7 @@ def row_seeds(seed: int | Sequence[int] | None, batch: int, device: torch.device
     """
     if seed is None:
         return torch.randint(2**62, (batch,), dtype=torch.int64).to(device)
-    if isinstance(seed, Integral):
+    if isinstance(seed, (int, Integral)):  # numpy integers are no int
         first = int(seed)
         return torch.arange(first, first + batch, dtype=torch.int64, device=device)
     if len(seed) != batch:
