@@ -20,13 +20,13 @@ struct alignas(64) ChunkBuffer {
 
 struct PresentedChunk {
   const float* x;  // kChunkSize floats
-  float maximum;   // -inf if nothing is valid
+  Vec maxima;      // lane i: the largest of the elements i mod 16; -inf if none is valid
   bool has_nan;
 };
 
-// Maximum, and whether a NaN was met; copies what it reads if kCopy.
+// Maxima, and whether a NaN was met; copies what it reads if kCopy.
 template <bool kCopy, typename Element>
-S2T_HOST_DEVICE PresentedChunk walk_maximum(const Element* source, float* copy) {
+S2T_HOST_DEVICE PresentedChunk walk_maxima(const Element* source, float* copy) {
   constexpr int kChains = 4;  // independent maxima, to hide the latency of the instruction
   Vec maxima[kChains];
   for (Vec& chain : maxima) chain = Vec(negative_infinity());
@@ -40,20 +40,10 @@ S2T_HOST_DEVICE PresentedChunk walk_maximum(const Element* source, float* copy) 
     }
     for (int i = 0; i < kChains; i += 2) nan_lanes |= nan_mask(x[i], x[i + 1]);
   }
-  const Vec maximum = max_ignoring_nan(max_ignoring_nan(maxima[0], maxima[1]),
-                                       max_ignoring_nan(maxima[2], maxima[3]));
-  return PresentedChunk{copy, max_lane(maximum), nan_lanes != 0};
-}
-
-S2T_HOST_DEVICE PresentedChunk present(const float* chunk, float*) {
-  PresentedChunk result = walk_maximum<false>(chunk, nullptr);
-  result.x = chunk;
-  return result;
-}
-
-template <typename Element>
-S2T_HOST_DEVICE PresentedChunk present(const Element* chunk, float* buffer) {
-  return walk_maximum<true>(chunk, buffer);
+  return PresentedChunk{copy,
+                        max_ignoring_nan(max_ignoring_nan(maxima[0], maxima[1]),
+                                         max_ignoring_nan(maxima[2], maxima[3])),
+                        nan_lanes != 0};
 }
 
 // The blocked ids a walk over ascending chunks has not met yet.
@@ -63,42 +53,61 @@ struct BlockedCursor {
 
   S2T_HOST_DEVICE explicit BlockedCursor(const BlockedIds& blocked)
       : next(blocked.ids), end(blocked.ids + blocked.count) {}
+
+  S2T_HOST_DEVICE void skip_below(int64_t id) {
+    while (next != end && *next < id) ++next;
+  }
 };
 
-// Chunk c of the row. Moves the cursor past the chunk.
+// True if chunk c can be read as it lies: whole, and without blocked ids.
+S2T_HOST_DEVICE bool is_plain(int64_t c, int64_t vocab, BlockedCursor& blocked) {
+  const int64_t first_id = c * kChunkSize, end_id = first_id + kChunkSize;
+  blocked.skip_below(first_id);
+  return end_id <= vocab && (blocked.next == blocked.end || *blocked.next >= end_id);
+}
+
+// Copies chunk c with -inf at blocked ids and beyond the row. After is_plain(), for the cursor.
+template <typename Element>
+S2T_HOST_DEVICE void copy_patched(
+    const Element* row, int64_t vocab, int64_t c, const BlockedCursor& blocked, float* buffer) {
+  const int64_t first_id = c * kChunkSize;
+  for (int64_t i = 0; i < kChunkSize; i += kLanes) {
+    const int64_t left = vocab - first_id - i;
+    const Element* source = row + first_id + i;
+    store(buffer + i,
+          left >= kLanes ? load(source) : load_first(source, left, negative_infinity()));
+  }
+  for (const int64_t* id = blocked.next; id != blocked.end && *id < first_id + kChunkSize; ++id) {
+    buffer[*id - first_id] = negative_infinity();
+  }
+}
+
+S2T_HOST_DEVICE PresentedChunk present_plain(const float* chunk, float*) {
+  PresentedChunk result = walk_maxima<false>(chunk, nullptr);
+  result.x = chunk;
+  return result;
+}
+
+template <typename Element>
+S2T_HOST_DEVICE PresentedChunk present_plain(const Element* chunk, float* buffer) {
+  return walk_maxima<true>(chunk, buffer);
+}
+
+// Chunk c of the row; `blocked` has met the blocked ids of earlier chunks at most.
 template <typename Element>
 S2T_HOST_DEVICE PresentedChunk
 present_chunk(const Element* row, int64_t vocab, int64_t c, BlockedCursor& blocked, float* buffer) {
-  const int64_t first_id = c * kChunkSize;
-  const Element* chunk = row + first_id;
-  while (blocked.next != blocked.end && *blocked.next < first_id) ++blocked.next;
-  const int64_t count = vocab - first_id < kChunkSize ? vocab - first_id : kChunkSize;
-  const bool is_blocked = blocked.next != blocked.end && *blocked.next < first_id + kChunkSize;
-  if (count == kChunkSize && !is_blocked) return present(chunk, buffer);
-  for (int64_t i = 0; i < kChunkSize; i += kLanes) {
-    const int64_t left = count - i;
-    const Vec x =
-        left >= kLanes ? load(chunk + i) : load_first(chunk + i, left, negative_infinity());
-    store(buffer + i, x);
-  }
-  for (; blocked.next != blocked.end && *blocked.next < first_id + kChunkSize; ++blocked.next) {
-    buffer[*blocked.next - first_id] = negative_infinity();
-  }
-  return present(static_cast<const float*>(buffer), nullptr);
+  if (is_plain(c, vocab, blocked)) return present_plain(row + c * kChunkSize, buffer);
+  copy_patched(row, vocab, c, blocked, buffer);
+  return present_plain(static_cast<const float*>(buffer), nullptr);
 }
 
 // ChunkStats of core/canonical_math.h, the maximum given. Without kWeighted, weighted_sum is 0.
-// Prefetches one chunk's bytes from `next`: chunks are pages, where hardware prefetchers stop.
 template <bool kWeighted>
-S2T_HOST_DEVICE ChunkStats
-walk_exponentials(const float* x, float maximum, const char* next, int bytes_to_prefetch) {
-  constexpr int kCacheLine = 64;
+S2T_HOST_DEVICE ChunkStats walk_exponentials(const float* x, float maximum) {
   Vec sums[kPartialVecs], weighted_sums[kPartialVecs];
   const Vec m(maximum);
   for (int p = 0; p < kPartialVecs; ++p) {
-    for (int b = 0; b < bytes_to_prefetch / kPartialVecs; b += kCacheLine) {
-      __builtin_prefetch(next + p * (bytes_to_prefetch / kPartialVecs) + b);
-    }
     Vec sum(0.0f), weighted_sum(0.0f);
     for (int i = p * kLanes; i < kChunkSize; i += kChunkPartials) {
       const Vec d = load(x + i) - m;

@@ -15,6 +15,7 @@ namespace s2t::cpu {
 namespace {
 
 constexpr KernelTable<void(ScanPart&)> kScanPart = S2T_KERNEL_TABLE(scan_part);
+constexpr KernelTable<int64_t(Key*, int64_t, int64_t)> kSortBest = S2T_KERNEL_TABLE(sort_best);
 constexpr KernelTable<void(const Key*, int64_t, float, float*, float*)> kKeyWeights =
     S2T_KERNEL_TABLE(key_weights);
 constexpr KernelTable<void(const TemperedRow&, const float*, double*)> kChunkMasses =
@@ -43,6 +44,7 @@ int64_t estimated_place(const TemperedRow& row, double target, const Key* keys, 
 std::vector<Key> best_keys(const TemperedRow& row, int64_t count) {
   const int64_t num_chunks = chunk_count(row.vocab);
   const std::unique_ptr<ChunkStats[]> chunks(new ChunkStats[num_chunks]);
+  const std::unique_ptr<float[]> delegates(new float[num_chunks * kDelegates]);
   std::vector<Key> keys(static_cast<size_t>(key_capacity(count)));
   ScanPart part = {};
   part.row = row.row;
@@ -53,10 +55,10 @@ std::vector<Key> best_keys(const TemperedRow& row, int64_t count) {
   part.num_best = count;
   part.inverse_temperature = 1.0f;
   part.stats = chunks.get();
+  part.delegates = delegates.get();
   part.keys = keys.data();
   kScanPart.active()(part);
-  sort_largest_first(keys.data(), part.num_keys);
-  keys.resize(static_cast<size_t>(part.num_keys));
+  keys.resize(static_cast<size_t>(kSortBest.active()(keys.data(), part.num_keys, count)));
   return keys;
 }
 

@@ -12,11 +12,13 @@ namespace s2t::cpu {
 namespace {
 
 constexpr KernelTable<void(ScanPart&)> kScanPart = S2T_KERNEL_TABLE(scan_part);
+constexpr KernelTable<int64_t(Key*, int64_t, int64_t)> kSortBest = S2T_KERNEL_TABLE(sort_best);
 constexpr KernelTable<RowStats(const ChunkStats*, int64_t)> kMergeRow = S2T_KERNEL_TABLE(merge_row);
 
 // Where the parts of one row leave their results.
 struct RowBuffers {
   std::unique_ptr<ChunkStats[]> chunks;
+  std::unique_ptr<float[]> delegates;
   std::unique_ptr<float[]> tempered_sums;
   std::unique_ptr<Key[]> keys;  // one reservoir a part
   std::unique_ptr<ScanPart[]> parts;
@@ -24,6 +26,7 @@ struct RowBuffers {
   RowBuffers() = default;
   RowBuffers(int64_t num_chunks, int64_t num_parts, const ScanRequest& request)
       : chunks(new ChunkStats[num_chunks]),
+        delegates(new float[num_chunks * kDelegates]),
         tempered_sums(request.inverse_temperature == 1.0f ? nullptr : new float[num_chunks]),
         keys(new Key[num_parts * key_capacity(request.num_best)]),
         parts(new ScanPart[num_parts]) {}
@@ -50,34 +53,30 @@ RowBuffers prepare_row(const LogitsView& logits,
     part.has_entropy = request.has_entropy;
     part.inverse_temperature = request.inverse_temperature;
     part.stats = buffers.chunks.get() + first;
+    part.delegates = buffers.delegates.get() + first * kDelegates;
     part.tempered_sums = buffers.tempered_sums ? buffers.tempered_sums.get() + first : nullptr;
     part.keys = buffers.keys.get() + p * key_capacity(request.num_best);
   }
   return buffers;
 }
 
-// Brings the parts together. Their keys end up sorted in the first part's reservoir: what follows
-// the first part's num_best keys there is room for at least as many again.
+// Brings the parts together. The first part's reservoir has room for another's keys beside its own.
 ScannedRow merge_parts(const RowBuffers& buffers, int64_t num_chunks, int64_t num_parts) {
   ScannedRow row = {};
   row.chunks = buffers.chunks.get();
   row.tempered_sums = buffers.tempered_sums.get();
   row.stats = kMergeRow.active()(row.chunks, num_chunks);
-  Key* keys = buffers.parts[0].keys;
+  const auto sort_best = kSortBest.active();
   const int64_t num_best = buffers.parts[0].num_best;
-  int64_t count = buffers.parts[0].num_keys;
-  row.has_nan = buffers.parts[0].has_nan;
-  for (int64_t p = 1; p < num_parts; ++p) {
+  Key* keys = buffers.parts[0].keys;
+  int64_t count = 0;
+  for (int64_t p = 0; p < num_parts; ++p) {
     const ScanPart& part = buffers.parts[p];
     row.has_nan |= part.has_nan;
-    std::copy(part.keys, part.keys + part.num_keys, keys + count);
-    count += part.num_keys;
-    if (count > num_best) {
-      partition_largest(keys, count, num_best);
-      count = num_best;
-    }
+    const int64_t kept = sort_best(part.keys, part.num_keys, num_best);
+    if (p > 0) std::copy(part.keys, part.keys + kept, keys + count);
+    count = p == 0 ? kept : sort_best(keys, count + kept, num_best);
   }
-  sort_largest_first(keys, count);
   std::fill(keys + count, keys + num_best, kNoKey);
   row.best = keys;
   return row;

@@ -46,8 +46,13 @@ void partition_largest(Key* keys, int64_t count, int64_t keep);
 // Sorts the `count` keys, largest first.
 void sort_largest_first(Key* keys, int64_t count);
 
-// -- one part of a row: compiled per instruction set
-// --------------------------------------------------
+// Sorts the num_best largest of `count` keys to the front; returns how many there are of them.
+S2T_DECLARE_KERNEL(int64_t sort_best(Key* keys, int64_t count, int64_t num_best);)
+
+// -- one part of a row: compiled per instruction set ----------------------------------------------
+
+// Maxima a chunk is represented by in the search for a threshold.
+constexpr int kDelegates = 16;
 
 struct ScanPart {
   const void* row;
@@ -60,15 +65,15 @@ struct ScanPart {
   float inverse_temperature;  // not 1: also fill tempered_sums
 
   ChunkStats* stats;  // [end_chunk - first_chunk]
-  float*
-      tempered_sums;  // [end_chunk - first_chunk]: sums of exp((x - maximum) * inverse_temperature)
-  Key* keys;          // [key_capacity(num_best)]: the best first, in any order
-  int64_t num_keys;   // how many were found, at most num_best
-  bool has_nan;       // an unblocked NaN was seen
+  float* delegates;   // [(end_chunk - first_chunk) * kDelegates], scratch
+  // [end_chunk - first_chunk]: sums of exp((x - maximum) * inverse_temperature); null if that is 1
+  float* tempered_sums;
+  Key* keys;         // [key_capacity(num_best)]: the best and some more, in any order
+  int64_t num_keys;  // how many of those: at most reservoir_limit(num_best)
+  bool has_nan;      // an unblocked NaN was seen
 };
 
-// Keys gather in a reservoir; at this fill the best num_best are kept and the rest dropped. Small
-// enough that the threshold follows the data, large enough that dropping is rare.
+// Keys gather in a reservoir; at this fill the best num_best are kept and the rest dropped.
 S2T_HOST_DEVICE constexpr int64_t reservoir_limit(int64_t num_best) { return 4 * num_best; }
 
 // A chunk may add all its elements before the fill is looked at.

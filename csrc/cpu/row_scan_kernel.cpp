@@ -1,14 +1,13 @@
-// One read of a part of a row: per chunk of 1,024 logits, while it is in the first-level cache,
+// One read of a part of a row. Per chunk of 1,024 logits, while it is in the first-level cache:
 //
-//   1. a walk for the maximum (and NaN);
-//   2. if the maximum reaches the threshold, a walk that puts the keys of all elements at or above
-//   it
-//      into a reservoir. The threshold is the num_best-th best key seen so far, so most chunks are
-//      skipped: of 150,000 elements in random order about 600 get in for num_best = 64;
-//   3. a walk that sums exponentials relative to the chunk's maximum.
+//   1. a walk for the maximum, in 16 lanes that are kept as delegates (and for NaN);
+//   2. a walk that sums exponentials relative to the maximum.
 //
-// The first chunk's threshold comes from delegates: the num_best-th largest of 256 maxima over
-// disjoint sets of elements has at least num_best elements at or above it.
+// Then the best keys. The num_best-th largest delegate is a threshold that at least num_best
+// elements reach, and few more: about 70 of 150,000 for num_best = 64. Only chunks whose maximum
+// reaches it are looked at again (a third of them, from the second-level cache), and only elements
+// that reach it get a key. This costs a tenth of keeping a running threshold, whose branches no
+// predictor guesses.
 
 #include "cpu/chunk.h"
 
@@ -17,56 +16,99 @@ namespace {
 
 // -- the best keys --------------------------------------------------------------------------------
 
+// The least value above `value`, or above every number: a NaN.
+S2T_HOST_DEVICE float next_above(float value) {
+  return value_of_ordered_bits(ordered_bits(value) + 1);
+}
+
+S2T_HOST_DEVICE int64_t count_at_least(const float* values, int64_t count, float least) {
+  int64_t result = 0;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    result += __builtin_popcount(mask_at_least(load(values + i), Vec(least)));
+  }
+  return result;
+}
+
+// A value that at least num_best of the delegates reach, and not many more, by bisection; the least
+// number if there are too few of them. `count` is a multiple of the lanes.
+float delegate_threshold(const float* delegates, int64_t count, int64_t num_best) {
+  const float least_number = next_above(negative_infinity());
+  if (count_at_least(delegates, count, least_number) < num_best) return least_number;
+  Vec maxima(negative_infinity()), negated_minima(negative_infinity());
+  for (int64_t i = 0; i < count; i += kLanes) {
+    maxima = max_ignoring_nan(load(delegates + i), maxima);
+    negated_minima = max_ignoring_nan(Vec(0.0f) - load(delegates + i), negated_minima);
+  }
+  const float minimum = -max_lane(negated_minima);
+  const int64_t enough = num_best + num_best / 8;
+  uint32_t passing = ordered_bits(minimum > least_number ? minimum : least_number);
+  uint32_t failing = ordered_bits(max_lane(maxima)) + 1;
+  while (failing - passing > 1) {
+    const uint32_t middle = passing + (failing - passing) / 2;
+    const int64_t reaching = count_at_least(delegates, count, value_of_ordered_bits(middle));
+    if (reaching >= num_best) {
+      passing = middle;
+      if (reaching <= enough) break;
+    } else {
+      failing = middle;
+    }
+  }
+  return value_of_ordered_bits(passing);
+}
+
 struct Reservoir {
   Key* keys;
   int64_t count;
   int64_t num_best;
-  Key threshold;  // at least num_best elements have this key or a larger one; kNoKey at first
+  float least;  // elements below cannot be among the best
 };
 
+// Drops all but the best. Later elements have larger ids: equal to the last one kept, they lose.
 S2T_HOST_DEVICE void keep_best(Reservoir& reservoir) {
   if (reservoir.count <= reservoir.num_best) return;
   partition_largest(reservoir.keys, reservoir.count, reservoir.num_best);
   reservoir.count = reservoir.num_best;
-  const Key last = reservoir.keys[reservoir.num_best - 1];
-  if (last > reservoir.threshold) reservoir.threshold = last;
+  reservoir.least = next_above(key_logit(reservoir.keys[reservoir.num_best - 1]));
 }
 
-// Adds the elements whose keys reach the threshold.
-void collect(const float* x, uint32_t first_id, Reservoir& reservoir) {
+// Adds the elements of a chunk that reach the least value.
+template <typename Element>
+S2T_HOST_DEVICE void collect(const Element* x, uint32_t first_id, Reservoir& reservoir) {
   constexpr int kGroup = 64;
-  const Vec threshold(key_logit(reservoir.threshold));
-  Key* end = reservoir.keys + reservoir.count;
+  const Vec least(reservoir.least);
   for (int i = 0; i < kChunkSize; i += kGroup) {
-    uint64_t passing = 0;
+    uint64_t reaching = 0;
     for (int v = 0; v < kGroup; v += kLanes) {
-      passing |= static_cast<uint64_t>(mask_at_least(load(x + i + v), threshold)) << v;
+      reaching |= static_cast<uint64_t>(mask_at_least(load(x + i + v), least)) << v;
     }
-    for (; passing != 0; passing &= passing - 1) {
-      const uint32_t element = static_cast<uint32_t>(i + __builtin_ctzll(passing));
-      const Key key = make_key(x[element], first_id + element);
-      *end = key;
-      end += key >= reservoir.threshold && key != kNoKey;
+    for (; reaching != 0; reaching &= reaching - 1) {
+      const uint32_t element = static_cast<uint32_t>(i + __builtin_ctzll(reaching));
+      reservoir.keys[reservoir.count++] = make_key(to_float(x[element]), first_id + element);
     }
   }
-  reservoir.count = end - reservoir.keys;
 }
 
-// A first threshold from 256 delegates; kNoKey if they cannot tell.
-Key delegate_threshold(const float* x, int64_t num_best) {
-  if (num_best >= kChunkPartials) return kNoKey;
-  float delegates[kChunkPartials];
-  for (int p = 0; p < kChunkPartials; p += kLanes) {
-    Vec maximum(negative_infinity());
-    for (int i = p; i < kChunkSize; i += kChunkPartials) {
-      maximum = max_ignoring_nan(load(x + i), maximum);
+template <typename Element>
+void find_best(ScanPart& part) {
+  const Element* row = static_cast<const Element*>(part.row);
+  const int64_t num_chunks = part.end_chunk - part.first_chunk;
+  const float least = delegate_threshold(part.delegates, num_chunks * kDelegates, part.num_best);
+  Reservoir reservoir = {part.keys, 0, part.num_best, least};
+  BlockedCursor blocked(*part.blocked);
+  ChunkBuffer buffer;
+  for (int64_t i = 0; i < num_chunks; ++i) {
+    if (!(part.stats[i].maximum >= reservoir.least)) continue;
+    const int64_t c = part.first_chunk + i;
+    const uint32_t first_id = static_cast<uint32_t>(c * kChunkSize);
+    if (is_plain(c, part.vocab, blocked)) {
+      collect(row + first_id, first_id, reservoir);
+    } else {
+      copy_patched(row, part.vocab, c, blocked, buffer.values);
+      collect(buffer.values, first_id, reservoir);
     }
-    store(delegates + p, maximum);
+    if (reservoir.count >= reservoir_limit(part.num_best)) keep_best(reservoir);
   }
-  Key keys[kChunkPartials];
-  for (int p = 0; p < kChunkPartials; ++p) keys[p] = make_key(delegates[p], 0xFFFFFFFFu);
-  partition_largest(keys, kChunkPartials, num_best);
-  return keys[num_best - 1];
+  part.num_keys = reservoir.count;
 }
 
 // -- the part -------------------------------------------------------------------------------------
@@ -74,31 +116,22 @@ Key delegate_threshold(const float* x, int64_t num_best) {
 template <bool kWeighted, typename Element>
 void scan(ScanPart& part) {
   const Element* row = static_cast<const Element*>(part.row);
-  Reservoir reservoir = {part.keys, 0, part.num_best, kNoKey};
   BlockedCursor blocked(*part.blocked);
   ChunkBuffer buffer;
   bool has_nan = false;
   for (int64_t c = part.first_chunk; c < part.end_chunk; ++c) {
     const PresentedChunk chunk = present_chunk(row, part.vocab, c, blocked, buffer.values);
+    const int64_t i = c - part.first_chunk;
+    const float maximum = max_lane(chunk.maxima);
     has_nan |= chunk.has_nan;
-
-    if (c == part.first_chunk) reservoir.threshold = delegate_threshold(chunk.x, part.num_best);
-    if (is_candidate(chunk.maximum) && chunk.maximum >= key_logit(reservoir.threshold)) {
-      collect(chunk.x, static_cast<uint32_t>(c * kChunkSize), reservoir);
-      if (reservoir.count >= reservoir_limit(part.num_best)) keep_best(reservoir);
-    }
-
-    const char* next = reinterpret_cast<const char*>(row + (c + 1) * kChunkSize);
-    const int64_t index = c - part.first_chunk;
-    part.stats[index] =
-        walk_exponentials<kWeighted>(chunk.x, chunk.maximum, next, kChunkSize * sizeof(Element));
+    store(part.delegates + i * kDelegates, chunk.maxima);
+    part.stats[i] = walk_exponentials<kWeighted>(chunk.x, maximum);
     if (part.tempered_sums != nullptr) {
-      part.tempered_sums[index] = walk_tempered(chunk.x, chunk.maximum, part.inverse_temperature);
+      part.tempered_sums[i] = walk_tempered(chunk.x, maximum, part.inverse_temperature);
     }
   }
-  keep_best(reservoir);
-  part.num_keys = reservoir.count;
   part.has_nan = has_nan;
+  find_best<Element>(part);
 }
 
 template <typename Element>
@@ -121,6 +154,27 @@ void scan_part(ScanPart& part) {
     case ScalarType::kFloat16:
       return scan<Float16>(part);
   }
+}
+
+int64_t sort_best(Key* keys, int64_t count, int64_t num_best) {
+  constexpr int kRankLimit = 160;
+  if (count > kRankLimit && count > num_best) {
+    partition_largest(keys, count, num_best);
+    count = num_best;
+  }
+  if (count > kRankLimit) {
+    sort_largest_first(keys, count);
+    return count;
+  }
+  // By rank: quadratic, but in wide registers and without a branch to guess wrong.
+  Key unsorted[kRankLimit];
+  for (int64_t i = 0; i < count; ++i) unsorted[i] = keys[i];
+  for (int64_t i = 0; i < count; ++i) {
+    uint64_t rank = 0;
+    for (int64_t j = 0; j < count; ++j) rank += unsorted[j] > unsorted[i];
+    keys[rank] = unsorted[i];
+  }
+  return count < num_best ? count : num_best;
 }
 
 RowStats merge_row(const ChunkStats* chunks, int64_t count) { return merge_chunks(chunks, count); }
