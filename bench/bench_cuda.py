@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from harness import write_results
 
 from s2t_ext import _library, ops
 from s2t_ext.testing import assert_same_bits
