@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from s2t_ext.distillation.train import distill
     from s2t_ext.generation import decoding_method, generate, patch, unpatch
     from s2t_ext.selector import Calibration, Selector, TriggerHead
+    from s2t_ext.sufficiency import measure_sufficiency
     from s2t_ext.teacher import Teacher
 
 _LAZY_MODULES = ("ops", "reference")
@@ -44,6 +45,7 @@ _LAZY_NAMES = {
     "distill": "distillation.train",
     "decoding_method": "generation",
     "generate": "generation",
+    "measure_sufficiency": "sufficiency",
     "patch": "generation",
     "unpatch": "generation",
 }
@@ -68,6 +70,7 @@ __all__ = [
     "distill",
     "generate",
     "info",
+    "measure_sufficiency",
     "ops",
     "patch",
     "reference",

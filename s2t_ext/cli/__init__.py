@@ -14,6 +14,7 @@ from s2t_ext.cli.export import export
 from s2t_ext.cli.generate import generate
 from s2t_ext.cli.import_checkpoint import import_checkpoint
 from s2t_ext.cli.info import info
+from s2t_ext.cli.sufficiency import sufficiency
 
 app = typer.Typer(
     name="s2t_ext",
@@ -28,6 +29,7 @@ app.command()(demo)
 app.command()(collect)
 app.command()(distill)
 app.command()(export)
+app.command()(sufficiency)
 app.command("import-checkpoint")(import_checkpoint)
 
 

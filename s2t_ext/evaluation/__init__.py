@@ -1,0 +1,1 @@
+"""Measuring whole policies on tasks: tasks, grading, policies, statistics, reports."""
