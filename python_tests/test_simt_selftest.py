@@ -26,7 +26,9 @@ pytestmark = pytest.mark.skipif(
 
 def build(folder: Path, extra: list[str]) -> Path:
     runtime = [*sorted(SIMT.glob("*.cpp")), SIMT / "tests" / "selftest.cpp"]
-    kernels = [SIMT / "tests" / "faults.cu", SIMT / "tests" / "controls.cu"]
+    kernels = [
+        SIMT / "tests" / name for name in ("memory_faults.cu", "lane_faults.cu", "controls.cu")
+    ]
     define = f'-DSIMT_TEST_FOLDER="{SIMT / "tests"}"'
 
     def compile_one(source: Path) -> str:

@@ -1,6 +1,6 @@
 // What the self-test knows of a kernel. The kernels are in instrumented files of their own
-// (faults.cu, controls.cu); the test itself uses the standard library and is compiled without
-// -fsanitize=thread.
+// (memory_faults.cu, lane_faults.cu, controls.cu); the test itself uses the standard library and is
+// compiled without -fsanitize=thread.
 #pragma once
 
 #include <cstddef>
@@ -18,11 +18,17 @@ struct Fault {
   const char* kernel;
   const char* words;  // the diagnosis must contain these
   const char*
-      marked;  // name on the comment "// FAULT <name>" in faults.cu; null: no line can be named
+      marked;  // name on the comment "// FAULT <name>" in its file; null: no line can be named
   void (*run)(Memory& memory);
 };
-extern const Fault kFaults[];
-extern const size_t kNumFaults;
+extern const Fault kMemoryFaults[], kLaneFaults[];
+extern const size_t kNumMemoryFaults, kNumLaneFaults;
+
+// An entry of the tables: launches `kernel` on `blocks` x `threads`; `m` is the memory.
+#define FAULT(kernel, words, marked, blocks, threads, shared, ...)                             \
+  {#kernel, words, marked, [](Memory& m) {                                                     \
+     simt::launch(#kernel, kernel, dim3(blocks), dim3(threads), shared, nullptr, __VA_ARGS__); \
+   }}
 
 struct Control {
   const char* kernel;

@@ -1,6 +1,6 @@
-// Runs every kernel of faults.cu and controls.cu under ten schedules: each fault must be reported,
-// with the words that name it and the line that carries it, and each control must pass with the
-// right result. SIMT_VERBOSE shows messages.
+// Runs every kernel of memory_faults.cu, lane_faults.cu and controls.cu under ten schedules: each
+// fault must be reported, with the words that name it and the line that carries it, and each
+// control must pass with the right result. SIMT_VERBOSE shows messages.
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -23,10 +23,10 @@ void set_schedule(int i) {
                       i >= 6 ? 0.1 : 0.0, static_cast<uint64_t>(i)};
 }
 
-// "faults.cu:<line>" of the comment that carries the name.
+// "<file>:<line>" of the comment that carries the name.
 std::string fault_line(const std::string& name) {
   const std::string comment = "// FAULT " + name;
-  for (const char* file : {"faults.cu", "last_block.cuh"}) {
+  for (const char* file : {"memory_faults.cu", "lane_faults.cu", "last_block.cuh"}) {
     std::ifstream source(std::string(SIMT_TEST_FOLDER) + "/" + file);
     std::string text;
     for (int line = 1; std::getline(source, text); ++line) {
@@ -105,8 +105,9 @@ int main() {
   simt::limits().yields = 5000;    // two faults spin for ever
   int failures = 0;
   for (size_t i = 0; i < kNumControls; ++i) failures += check_control(kControls[i], *memory);
-  for (size_t i = 0; i < kNumFaults; ++i) failures += check_fault(kFaults[i], *memory);
+  for (size_t i = 0; i < kNumMemoryFaults; ++i) failures += check_fault(kMemoryFaults[i], *memory);
+  for (size_t i = 0; i < kNumLaneFaults; ++i) failures += check_fault(kLaneFaults[i], *memory);
   std::printf("%zu controls and %zu faults, %d schedules each: %d failures\n", kNumControls,
-              kNumFaults, kSchedules, failures);
+              kNumMemoryFaults + kNumLaneFaults, kSchedules, failures);
   return failures != 0;
 }
