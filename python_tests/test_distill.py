@@ -154,7 +154,7 @@ def test_the_base_term_holds_the_model_back(tmp_path, collection):
 
 
 def test_without_prior_its_weight_stays_zero(tmp_path, collection):
-    config = DistillConfig(method="rows", use_prior=False, **FAST)
+    config = DistillConfig(method="rows", prior="none", **FAST)
     assert distill(make_model(1), collection, tmp_path, config).selector.prior_weight == 0.0
 
 
@@ -176,6 +176,7 @@ def test_errors(tmp_path, collection):
     "options, message",
     [
         (dict(method="qlora"), "method must be one of lora, rows, full, got 'qlora'"),
+        (dict(prior="maybe"), "prior must be one of trained, fitted, none, got 'maybe'"),
         (dict(epochs=0), "epochs must be at least 1, got 0"),
         (dict(learning_rate=0.0), "learning_rate must be above 0, got 0.0"),
         (dict(bins=65), r"bins must be in \[2, 64\], got 65"),

@@ -25,8 +25,11 @@ def distill(
     learning_rate: Annotated[float, typer.Option(help="Of the adapter or the weights.")] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of the score rows.")] = 1e-3,
     prior: Annotated[
-        bool, typer.Option(help="Train a weight of the student's own log-probability.")
-    ] = True,
+        str,
+        typer.Option(
+            help="Weight of the student's own log-probability: trained, fitted afterwards, or none."
+        ),
+    ] = "trained",
     k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
     trigger_rate: Annotated[
         float, typer.Option(help="Share of steps at which the stored triggers fire.")
@@ -50,7 +53,7 @@ def distill(
             accumulation=accumulation,
             learning_rate=learning_rate,
             head_learning_rate=head_learning_rate,
-            use_prior=prior,
+            prior=prior,
             k=k,
             seed=seed,
         )

@@ -29,11 +29,11 @@ from .problems import problems
 
 ASSETS = Path(__file__).parent / "assets"
 
-STUDENT = Recipe(layers=2, width=64, heads=4, steps=1000, batch=48, learning_rate=8e-3)
+STUDENT = Recipe(layers=2, width=64, heads=4, steps=800, batch=48, learning_rate=8e-3)
 TEACHER = Recipe(layers=3, width=128, heads=4, steps=1800, batch=48, learning_rate=5e-3)
 
 #: Prompts of the distill split that are rolled out, once greedily each.
-PROMPTS = 2400
+PROMPTS = 4000
 #: Share of the steps at which the demo's triggers fire, chosen on the dev split.
 TRIGGER_RATE = 0.06
 

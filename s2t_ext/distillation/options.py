@@ -8,6 +8,7 @@ from typing import Any
 from .losses import LossConfig
 
 METHODS = ("lora", "rows", "full")
+PRIORS = ("trained", "fitted", "none")
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,10 @@ class DistillConfig:
     lora_dropout: float = 0.05
     bins: int = 16
     bin_temperature: float = 1.0
-    #: Train the weight of the candidate's own log-probability; False is the paper.
-    use_prior: bool = True
+    #: Weight of the candidate's own log-probability. trained: with the scores; fitted: the scores
+    #: are trained without it (they learn more where the student is mostly right) and it is chosen
+    #: afterwards; none: 0, the paper.
+    prior: str = "trained"
     #: Share of the steps that the trigger head should learn to find (those of highest KL).
     trigger_share: float = 0.1
     #: Candidates at decoding: agreement is reported among the first k of each group.
@@ -57,6 +60,7 @@ class DistillConfig:
                 raise ValueError(f"DistillConfig: {name} must {rule}, got {value!r}")
 
         require("method", self.method in METHODS, f"be one of {', '.join(METHODS)}")
+        require("prior", self.prior in PRIORS, f"be one of {', '.join(PRIORS)}")
         for name in ("epochs", "batch_size", "accumulation", "checkpoint_every", "lora_r"):
             require(name, getattr(self, name) >= 1, "be at least 1")
         for name in ("learning_rate", "head_learning_rate", "grad_clip", "bin_temperature"):

@@ -103,15 +103,14 @@ class HeldOut:
         return result
 
     def best_prior_weight(self, trained: float) -> float:
-        """The prior weight, among multiples of the trained one, 0 and "the student's own ranking",
-        of the best agreement; the trained one unless another is better.
+        """The prior weight of the best agreement, among multiples of the trained one, fixed ones, 0
+        and "the student's own ranking"; the trained one unless another is better.
 
         The last makes sure that a selector is never worse on these groups than not selecting.
         """
         best = favourite(self.mask, self.teacher)
-        weights = [trained]
-        weights += [trained * 2.0**i for i in (-3, -2, -1, 1, 2, 3, 4)] if trained > 0 else [0.05]
-        weights += [0.0, OWN_RANKING]
+        weights = [trained, *(trained * 2.0**i for i in (-2, -1, 1, 2) if trained > 0)]
+        weights += [0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 0.0, OWN_RANKING]
 
         def agreement(weight: float) -> float:
             return _mean(favourite(self.mask, _above_zero(self.totals(weight))) == best)

@@ -114,7 +114,7 @@ class _Run:
             config.bins,
             post=packed.head.post,
             bin_temperature=config.bin_temperature,
-            use_prior=config.use_prior,
+            use_prior=config.prior == "trained",
             hidden_scale=head_input_scale(packed, self.training[0]),
             seed=config.seed,
         ).to(packed.plain.device)
@@ -161,7 +161,7 @@ class _Run:
         if self.held_out:
             measured = self._measure()
             weight = float(self.head.prior_weight.detach())
-            if self.config.use_prior:
+            if self.config.prior != "none":
                 weight = measured.best_prior_weight(weight)
             quality = measured.quality(weight, self.trigger_threshold)
             with torch.no_grad():
