@@ -76,7 +76,7 @@ def test_command_without_the_native_library(monkeypatch):
 
 def test_command_without_any_build(monkeypatch, tmp_path):
     monkeypatch.setattr(_library._state, "module", None)
-    monkeypatch.setattr(_library, "PACKAGE", tmp_path)
+    monkeypatch.setattr(_library, "FOLDER", tmp_path)
     found = s2t_ext.info()
     assert found.native.build is None
     assert (found.cpu.compiled, found.cpu.available, found.cpu.used) == ((), (), None)

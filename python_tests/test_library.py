@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from s2t_ext import _library
+from s2t_ext import _library, cpu_isa
 
 LIBRARY = f"_C{EXTENSION_SUFFIXES[0]}"
 
@@ -24,7 +24,7 @@ def test_the_native_library_is_in_use():
 
 
 def test_build_info_is_the_same_inside_and_beside_the_library():
-    record = json.loads((_library.PACKAGE / "_build_info.json").read_text("utf-8"))
+    record = json.loads((_library.FOLDER / "_build_info.json").read_text("utf-8"))
     assert _library.build_info() == record
     assert record["torch_target"] == "2.10"
     assert "-ffp-contract=off" in record["flags"]
@@ -36,14 +36,21 @@ def test_build_info_is_the_same_inside_and_beside_the_library():
 
 @pytest.fixture
 def package(tmp_path) -> Path:
-    """A copy of the installed package to damage; `run` imports it."""
-    copy = tmp_path / "s2t_ext"
-    shutil.copytree(_library.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    """A copy of the package and its libraries to damage; `run` imports it."""
+    return copy_package(tmp_path / "s2t_ext")
+
+
+def copy_package(copy: Path) -> Path:
+    for folder in (_library.PACKAGE, _library.FOLDER):  # often one and the same
+        shutil.copytree(
+            folder, copy, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+        )
     return copy
 
 
-def run(package: Path, code: str, **environ: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(package.parent)} | environ
+def run(package: Path, code: str, *path: Path, **environ: str) -> subprocess.CompletedProcess:
+    search = os.pathsep.join(map(str, (package.parent, *path)))
+    environment = os.environ | {"PYTHONPATH": search} | environ
     environment.pop("PYTHONWARNINGS", None)
     if "S2T_EXT_REQUIRE_NATIVE" not in environ:
         environment.pop("S2T_EXT_REQUIRE_NATIVE", None)
@@ -84,6 +91,9 @@ def leave_another_pythons(package: Path) -> None:
 def put_into_a_source_folder(package: Path) -> None:
     remove_library(package)
     (package.parent / "setup.py").touch()
+    # Found before an s2t_ext that may be installed, so that none with a library is.
+    (package.parent / "site" / "s2t_ext").mkdir(parents=True)
+    (package.parent / "site" / "s2t_ext" / "__init__.py").touch()
 
 
 def truncate(package: Path) -> None:
@@ -128,7 +138,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_fallback_says_what_was_built_what_was_found_and_what_to_do(package, damage):
     damage(package)
-    result = run(package, FALLBACK)
+    result = run(package, FALLBACK, package.parent / "site")
     assert result.returncode == 0, result.stderr
     reason, remedy = DAMAGES[damage]
     for text in (result.stdout, result.stderr):
@@ -139,6 +149,27 @@ def test_fallback_says_what_was_built_what_was_found_and_what_to_do(package, dam
         assert f"\n  found: Python {sys.version.split()[0]}, torch {torch.__version__}," in text
     assert result.stderr.count("NativeLibraryWarning") == 1
     assert "plain PyTorch: the same results, slower" in result.stderr
+
+
+def test_source_folder_uses_the_library_of_the_installed_copy(package, tmp_path):
+    """After `pip install .`, Python started in the checkout imports the checkout's package."""
+    installed = copy_package(tmp_path / "site" / "s2t_ext")
+    remove_every_trace(package)
+    (package.parent / "setup.py").touch()
+    code = """
+import s2t_ext
+found = s2t_ext.info()
+print(found.location, found.native.path, found.cpu.used, sep="\\n")
+"""
+    result = run(package, code, installed.parent)
+    assert result.returncode == 0, result.stderr
+    location, library, isa = result.stdout.split("\n")[:3]
+    assert location == str(package)
+    assert library == str(installed / LIBRARY)
+    assert isa == cpu_isa.current()
+    assert "Warning" not in result.stderr
+    raise_version(package)
+    assert "and this is s2t_ext 99.0" in run(package, code, installed.parent).stderr
 
 
 @pytest.mark.parametrize("damage", [remove_library, truncate], ids=lambda damage: damage.__name__)
@@ -176,7 +207,7 @@ for call in (_library.native, lambda: cpu_isa.force("scalar")):
 AS_IF_CUDA = """
 import torch
 torch.version.cuda = torch.version.cuda or "13.0"
-from s2t_ext import _library
+from s2t_ext import _library, cpu_isa
 assert _library.is_loaded()
 print(_library.cuda_is_loaded(), _library.cuda_load_error())
 """

@@ -8,15 +8,16 @@ ImportError.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import os
 import platform
 import re
 import struct
+import sys
 import warnings
 from dataclasses import dataclass
-from importlib.machinery import EXTENSION_SUFFIXES
+from importlib.machinery import EXTENSION_SUFFIXES, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -36,6 +37,29 @@ OPERATORS = (
     "support_kl",
 )
 PACKAGE = Path(__file__).resolve().parent
+
+
+def _libraries(folder: Path) -> list[Path]:
+    """The `_C` of this Python, if it is there."""
+    paths = [folder / f"_C{suffix}" for suffix in EXTENSION_SUFFIXES]
+    return [path for path in paths if path.is_file()][:1]
+
+
+def _library_folder() -> Path:
+    """Where the libraries are: beside this file or, for a source folder, in the installed copy.
+
+    After `pip install .`, a Python started in the checkout imports the checkout's package, which
+    has no library. The installed one's is used then; that it is of another version is noticed.
+    """
+    if _libraries(PACKAGE) or not (PACKAGE.parent / "setup.py").is_file():
+        return PACKAGE
+    elsewhere = [entry for entry in sys.path if Path(entry).resolve() != PACKAGE.parent]
+    spec = PathFinder.find_spec("s2t_ext", elsewhere)
+    installed = Path(spec.origin).parent if spec and spec.origin else PACKAGE
+    return installed if _libraries(installed) else PACKAGE
+
+
+FOLDER = _library_folder()
 
 
 class NativeLibraryWarning(RuntimeWarning):
@@ -97,7 +121,7 @@ def build_info() -> dict[str, Any] | None:
     if _state.module is not None:
         built: dict[str, Any] = _state.module.build_info()
         return built
-    return _recorded_build(PACKAGE)
+    return _recorded_build()
 
 
 # ---- _C ------------------------------------------------------------------------------------------
@@ -124,14 +148,13 @@ def _load() -> None:
 
 def _import_module() -> ModuleType:
     _check_torch()
-    paths = [PACKAGE / f"_C{suffix}" for suffix in EXTENSION_SUFFIXES]
-    present = [path for path in paths if path.is_file()]
+    present = _libraries(FOLDER)
     if not present:
         raise _missing()
     if _is_truncated(present[0]):
         raise _Unusable(f"{present[0]} is incomplete", _REBUILD)
     try:
-        module = importlib.import_module("s2t_ext._C")
+        module = _import_file("s2t_ext._C", present[0])
     except Exception as error:  # whatever it is, it must not take the user's program with it
         raise _Unusable(f"loading it failed: {type(error).__name__}: {error}", _REBUILD) from error
     version = module.build_info()["version"]
@@ -145,8 +168,17 @@ def _import_module() -> ModuleType:
     return module
 
 
+def _import_file(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # by the suffix of the path
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    return module
+
+
 def _check_torch() -> None:
-    built = _recorded_build(PACKAGE)
+    built = _recorded_build()
     minimum = (built or {}).get("torch_target", "2.10")
     if _version_pair(torch.__version__) < _version_pair(minimum):
         reason = f"it needs torch >= {minimum}, and this is torch {torch.__version__}"
@@ -162,9 +194,9 @@ def _missing() -> _Unusable:
         return _Unusable(reason + f"_C{EXTENSION_SUFFIXES[0]}", _REBUILD)
     if (PACKAGE.parent / "setup.py").is_file():
         return _Unusable(
-            f"{PACKAGE} is a source folder in which nothing was built",
-            f"run `pip install -e .` in {PACKAGE.parent}; or, if s2t_ext is installed, start "
-            "Python in another folder, so that the installed one is imported",
+            f"{PACKAGE} is a source folder in which nothing was built, and no s2t_ext with a "
+            "library is installed",
+            f"run `pip install -e .` in {PACKAGE.parent}",
         )
     return _Unusable("the installation has no library for this Python", _REBUILD)
 
@@ -172,7 +204,7 @@ def _missing() -> _Unusable:
 def _explain(reason: str, remedy: str) -> str:
     return (
         f"s2t_ext: the native library _C is not in use, because {reason}.\n"
-        f"  built: {_describe_build(_recorded_build(PACKAGE))}\n"
+        f"  built: {_describe_build(_recorded_build())}\n"
         f"  found: Python {platform.python_version()}, torch {torch.__version__}, "
         f"{platform.system()} {platform.machine()}, s2t_ext {__version__} in {PACKAGE}\n"
         f"  to do: {remedy}"
@@ -202,12 +234,12 @@ def _give_up(message: str) -> None:
 def _load_cuda() -> Path:
     if torch.version.cuda is None:
         raise _Unusable(f"torch {torch.__version__} is a CPU build", "")
-    path = PACKAGE / "_C_cuda.so"
+    path = FOLDER / "_C_cuda.so"
     if not path.is_file():
         built = build_info() or {}
         raise _Unusable(f"_C_cuda was not built: {built.get('cuda_reason', 'unknown')}", "")
     try:
-        torch.ops.load_library(path)  # type: ignore[no-untyped-call]
+        torch.ops.load_library(path)
     except Exception as error:
         built = build_info() or {}
         message = (
@@ -238,9 +270,9 @@ def _is_truncated(library: Path) -> bool:
     return library.stat().st_size < end
 
 
-def _recorded_build(package: Path) -> dict[str, Any] | None:
+def _recorded_build() -> dict[str, Any] | None:
     try:
-        record: dict[str, Any] = json.loads((package / "_build_info.json").read_text("utf-8"))
+        record: dict[str, Any] = json.loads((FOLDER / "_build_info.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
     return record

@@ -22,9 +22,8 @@ class NativeInfo:
 
     loaded: bool
     error: str | None  # why not
-    build: (
-        dict[str, Any] | None
-    )  # compiler, flags, torch built with, ...; None: no record of a build
+    path: str | None
+    build: dict[str, Any] | None  # compiler, flags, torch, ...; None: no record of a build
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,15 @@ def info() -> Info:
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         packages={name: _version(name) for name in _PACKAGES},
-        native=NativeInfo(_library.is_loaded(), _library.load_error(), build),
+        native=_native(build),
         cpu=_cpu(build or {}),
         cuda=_cuda(build or {}),
     )
+
+
+def _native(build: dict[str, Any] | None) -> NativeInfo:
+    path = _library.native().__file__ if _library.is_loaded() else None
+    return NativeInfo(_library.is_loaded(), _library.load_error(), path, build)
 
 
 def _cpu(build: dict[str, Any]) -> CpuInfo:

@@ -48,8 +48,9 @@ def rows(found: Info) -> list[tuple[str, str]]:
 
 
 def _native_rows(found: Info) -> list[tuple[str, str]]:
-    state = "loaded" if found.native.loaded else f"not in use\n{found.native.error}"
-    build = found.native.build
+    native = found.native
+    state = f"loaded from {native.path}" if native.loaded else f"not in use\n{native.error}"
+    build = native.build
     if build is None:
         return [("_C", state)]
     sanitized = f", sanitizers: {build['sanitize']}" if build.get("sanitize") else ""
