@@ -88,6 +88,8 @@ class ExpandStep:
             None if mask is None else mask[:, :-1],
             None if positions is None else positions[..., :-1],
             context.model_kwargs,
+            # Some models read the mask of the prompt only then.
+            is_first_iteration=context.num_pending == context.input_ids.shape[1],
         )
         return _cache_of(outputs, context.cache)
 
@@ -99,11 +101,13 @@ class ExpandStep:
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
         model_kwargs: dict[str, Any],
+        is_first_iteration: bool = False,
     ) -> tuple[Any, torch.Tensor]:
         options = {k: v for k, v in model_kwargs.items() if k not in _CARRIED_ELSEWHERE}
         inputs = self.model.prepare_inputs_for_generation(
             input_ids,
             next_sequence_length=new_tokens,
+            is_first_iteration=is_first_iteration,
             **{cache_name(model_kwargs): cache},
             attention_mask=mask,
             **({} if positions is None else {"position_ids": positions}),
