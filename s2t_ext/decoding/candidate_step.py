@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 @dataclass
@@ -37,6 +37,14 @@ class CandidateContext:
     def pending(self) -> torch.Tensor:
         """The last c tokens, int64 [batch, c]."""
         return self.input_ids[:, self.input_ids.shape[1] - self.num_pending :]
+
+
+def cached_tokens(cache: Cache | None) -> int:
+    """Tokens a cache has seen; 0 for purely recurrent ones, which do not count them."""
+    layers = getattr(cache, "layers", ())
+    if cache is None or not any(isinstance(layer, CacheLayerMixin) for layer in layers):
+        return 0
+    return int(cache.get_seq_length())
 
 
 class Committed(NamedTuple):

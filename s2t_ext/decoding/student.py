@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 
 from .candidate_cache import can_commit, candidate_cache
-from .candidate_step import CandidateContext
+from .candidate_step import CandidateContext, cached_tokens
 from .expand_step import cache_name
 from .logits_head import HeadTrace, traced_head
 from .record import DecodingRecord
@@ -94,14 +94,22 @@ class Student:
         model.
         """
         model, config = self.model, self.generation_config
-        prompt = self.model_kwargs.get("inputs_embeds")
-        tokens = input_ids.numel() if prompt is None else prompt.shape[0] * prompt.shape[1]
+        before = cached_tokens(self.cache)
         with self._tracing() as trace:
             outputs = model._prefill(input_ids, config, self.model_kwargs)
         self._take(outputs, trace)
-        self.record.count_forward(tokens)
+        self._count_prefill(input_ids, cached_tokens(self.cache) - before)
         if model._valid_auto_compile_criteria(self.model_kwargs, config):
             self._forward_call = model.get_compiled_call(config.compile_config)
+
+    def _count_prefill(self, input_ids: torch.Tensor, cached: int) -> None:
+        """Only what a given cache did not hold was computed, chunk by chunk if asked for."""
+        prompt = self.model_kwargs.get("inputs_embeds")
+        batch, length = (input_ids if prompt is None else prompt).shape[:2]
+        if cached > 0:
+            length = cached
+        chunk = self.generation_config.prefill_chunk_size or length
+        self.record.count_forward(batch * length, -(-length // chunk))
 
     def forward(self, input_ids: torch.Tensor) -> None:
         """Takes the last token of `input_ids` through the model."""
