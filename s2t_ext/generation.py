@@ -203,6 +203,7 @@ class _PatchedGeneration:
         generation_config: GenerationConfig,
         synced_gpus: bool = False,
         streamer: BaseStreamer | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,  # the stop strings' criterion has it
         **model_kwargs: Any,
     ) -> S2TGenerateOutput | torch.Tensor:
         return decode(
