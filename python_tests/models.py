@@ -219,8 +219,9 @@ def make_selector(
     different candidates then differ in their second digit, and none is near 0 or 1.
     """
     size = model.config.get_text_config(decoder=True).hidden_size
+    vocab = model.get_input_embeddings().weight.shape[0]
     with torch.no_grad():
-        _, hidden = reference_decoding._last_state(model, torch.arange(3, 15)[None])
+        _, hidden = reference_decoding._last_state(model, torch.arange(3, 15)[None] % vocab)
     rows = torch.randn(bins, size, generator=torch.Generator().manual_seed(seed))
     return s2t_ext.Selector(rows / float(hidden.norm()), **options)
 
@@ -313,7 +314,7 @@ def add_adapter(
     from peft import LoraConfig, get_peft_model
 
     names = {n.rsplit(".", 1)[-1] for n, m in model.named_modules() if hasattr(m, "in_features")}
-    if model.config.model_type == "falcon_h1":
+    if model.config.model_type in ("falcon_h1", "mamba2"):
         names -= {"out_proj"}  # PEFT refuses it in recurrent blocks
     config = LoraConfig(
         r=4,
@@ -329,3 +330,45 @@ def add_adapter(
                 noise = torch.randn(parameter.shape, generator=generator)
                 parameter.add_(noise, alpha=scale * (0.3 if "modules_to_save" in name else 1.0))
     return adapted
+
+
+# The three ways into `generate`.
+WAYS_IN = ("generate", "custom_generate", "patch")
+
+
+def way_in(way: str, model, config: s2t_ext.S2TConfig, selector=None, **options) -> Callable:
+    """`model.generate` with Select-to-Think decoding, by one of `WAYS_IN`; takes its arguments."""
+
+    def by_patch(**arguments):
+        s2t_ext.patch(model, config, selector, **options)
+        try:
+            return model.generate(**arguments)
+        finally:
+            s2t_ext.unpatch(model)
+
+    if way == "patch":
+        return by_patch
+    if way == "custom_generate":
+        method = s2t_ext.decoding_method(config, selector, **options)
+        return functools.partial(model.generate, custom_generate=method)
+    return functools.partial(s2t_ext.generate, model, s2t=config, selector=selector, **options)
+
+
+def make_tokenizer(chat_template: str | None = None) -> hf.PreTrainedTokenizerFast:
+    """One token per printable character, in the order of ASCII; ids 0, 1, 2 are special."""
+    import tokenizers
+
+    characters = [chr(c) for c in range(33, 126)] + ["\u0120"]  # the last is the space
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<bos>", *characters])}
+    assert len(vocabulary) == VOCAB
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        padding_side="left",
+        chat_template=chat_template,
+    )

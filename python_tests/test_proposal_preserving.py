@@ -20,7 +20,7 @@ import s2t_ext
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.adapters import AdapterSwitch, adapter_layers
 
-NAMES = ["llama", "gemma3", "mistral_window", "gpt_neox", "falcon_h1", "bloom"]
+NAMES = ["llama", "gemma3", "mistral_window", "gpt_neox", "falcon_h1", "mamba2", "bloom"]
 
 
 def run(model, inputs: Prompts, config: S2TConfig, selector, new_tokens=12, **options):
@@ -55,7 +55,9 @@ def test_equals_the_reference(name, save_head, rate):
         output.sequences, model, inputs, config=config, selector=selector, new_tokens=12, seed=3
     )
     if rate == 1.0:
-        assert output.s2t.step_mode == ("expand" if name in ("falcon_h1", "bloom") else "tree")
+        assert output.s2t.step_mode == (
+            "expand" if name in ("falcon_h1", "mamba2", "bloom") else "tree"
+        )
         adapted = run(model, inputs, base_config(rate, proposer="adapted"), selector)
         assert not torch.equal(output.sequences, adapted.sequences)
 
