@@ -332,6 +332,19 @@ def add_adapter(
     return adapted
 
 
+class Collects(hf.generation.streamers.BaseStreamer):
+    """A streamer that keeps what it gets."""
+
+    def __init__(self):
+        self.pieces, self.ended = [], 0
+
+    def put(self, value):
+        self.pieces.append(value.clone())
+
+    def end(self):
+        self.ended += 1
+
+
 # The three ways into `generate`.
 WAYS_IN = ("generate", "custom_generate", "patch")
 
