@@ -37,7 +37,7 @@ def compare(benchmark, results):
 
     def run(case, implementations, ours):
         baseline = next(iter(implementations))
-        rows = interleaved(implementations, baseline)
+        rows = interleaved(implementations)
         text = ", ".join(f"{name} {value}" for name, value in case.items())
         results.extend({"case": text, **case, **row} for row in rows)
         speed_up = f"speed_up_over_{baseline}"

@@ -1,8 +1,7 @@
 """How every benchmark here measures and records: interleaved rounds, ratios inside a round, JSON.
 
 Machines are noisy. So the implementations of a case run in turn, many rounds; a ratio is taken
-between
-times of the same round; what is reported is the median over rounds, with the 20th and 80th
+between times of the same round; what is reported is the median over rounds, with the 20th and 80th
 percentile.
 """
 
@@ -23,20 +22,19 @@ import s2t_ext
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
-def interleaved(implementations, baseline, *, rounds=30, seconds=0.02, warmup=3):
-    """Times callables in turn and compares them with one of them.
+def interleaved(implementations, *, rounds=30, seconds=0.02, warmup=3):
+    """Times callables in turn and compares each with each.
 
     Args:
         implementations: Name -> callable without arguments. Check that they agree before calling
             this.
-        baseline: The name that ratios are taken to.
         rounds: How often each is measured. seconds: Time one measurement lasts, at least.
         warmup: Calls before the first round.
 
     Returns:
         One dictionary per name: microseconds per call (median, p20, p80 over rounds), and the
-            speed-up
-        over the baseline (median, p20, p80 of the ratios of the same round; above 1 is faster).
+        speed-up over every implementation, `speed_up_over_<name>` (median, p20, p80 of the ratios
+        of the same round; above 1 is faster).
     """
     calls = {name: _calls_for(run, seconds, warmup) for name, run in implementations.items()}
     times = {name: [] for name in implementations}
@@ -44,17 +42,12 @@ def interleaved(implementations, baseline, *, rounds=30, seconds=0.02, warmup=3)
         for name, run in implementations.items():
             times[name].append(_microseconds(run, calls[name]))
     rows = []
-    for name in implementations:
-        speed_ups = [b / t for b, t in zip(times[baseline], times[name], strict=True)]
-        rows.append(
-            {
-                "implementation": name,
-                "microseconds": _spread(times[name]),
-                f"speed_up_over_{baseline}": _spread(speed_ups),
-                "rounds": rounds,
-                "calls_per_round": calls[name],
-            }
-        )
+    for name, mine in times.items():
+        row = {"implementation": name, "microseconds": _spread(mine)}
+        for other, theirs in times.items():
+            ratios = [b / a for a, b in zip(mine, theirs, strict=True)]
+            row[f"speed_up_over_{other}"] = _spread(ratios)
+        rows.append({**row, "rounds": rounds, "calls_per_round": calls[name]})
     return rows
 
 
