@@ -14,6 +14,8 @@
 namespace s2t::cpu::S2T_CPU_ISA {
 namespace {
 
+static_assert(kDelegates == kLanes, "a chunk's delegates are the lanes of one vector");
+
 // -- the best keys --------------------------------------------------------------------------------
 
 // The least value above `value`, or above every number: a NaN.
@@ -40,7 +42,7 @@ float delegate_threshold(const float* delegates, int64_t count, int64_t num_best
     negated_minima = max_ignoring_nan(Vec(0.0f) - load(delegates + i), negated_minima);
   }
   const float minimum = -max_lane(negated_minima);
-  const int64_t enough = num_best + num_best / 8;
+  const int64_t enough = num_best + num_best / 8 + 4;
   uint32_t passing = ordered_bits(minimum > least_number ? minimum : least_number);
   uint32_t failing = ordered_bits(max_lane(maxima)) + 1;
   while (failing - passing > 1) {
