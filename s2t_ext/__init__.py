@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from s2t_ext.distillation.losses import LossConfig
     from s2t_ext.distillation.options import DistillConfig
     from s2t_ext.distillation.train import distill
+    from s2t_ext.evaluation.evaluate import evaluate
     from s2t_ext.generation import decoding_method, generate, patch, unpatch
     from s2t_ext.selector import Calibration, Selector, TriggerHead
     from s2t_ext.sufficiency import measure_sufficiency
@@ -44,6 +45,7 @@ _LAZY_NAMES = {
     "collect": "distillation.collect",
     "distill": "distillation.train",
     "decoding_method": "generation",
+    "evaluate": "evaluation.evaluate",
     "generate": "generation",
     "measure_sufficiency": "sufficiency",
     "patch": "generation",
@@ -68,6 +70,7 @@ __all__ = [
     "collect",
     "decoding_method",
     "distill",
+    "evaluate",
     "generate",
     "info",
     "measure_sufficiency",

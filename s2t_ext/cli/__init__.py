@@ -10,6 +10,7 @@ from s2t_ext.cli.calibrate import calibrate
 from s2t_ext.cli.collect import collect
 from s2t_ext.cli.demo import demo
 from s2t_ext.cli.distill import distill
+from s2t_ext.cli.evaluate import evaluate
 from s2t_ext.cli.export import export
 from s2t_ext.cli.generate import generate
 from s2t_ext.cli.import_checkpoint import import_checkpoint
@@ -30,6 +31,7 @@ app.command()(collect)
 app.command()(distill)
 app.command()(export)
 app.command()(sufficiency)
+app.command()(evaluate)
 app.command("import-checkpoint")(import_checkpoint)
 
 

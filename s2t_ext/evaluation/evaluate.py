@@ -1,0 +1,212 @@
+"""Evaluating policies on problems: resumable, a line per problem, intervals and paired tests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..checkpoint import describe_base_model
+from ..decoding.adapters import unwrap_peft
+from ..selector import Selector
+from ..sufficiency import describe_teacher
+from ..teacher import Teacher, check_same_tokenizer
+from .grading import Grader
+from .policies import Answer, Policy, PolicyRunner, make_policy
+from .report import summarize, write_reports
+from .run_folder import RunFolder
+from .tasks import Problem
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    output: str | Path,
+    *,
+    policies: Sequence[str | Policy] = ("greedy", "s2t-local"),
+    teacher: Teacher | None = None,
+    selector: Selector | None = None,
+    max_new_tokens: int = 512,
+    batch_size: int = 8,
+    seed: int = 0,
+    use_chat_template: bool = True,
+    grader: Grader | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Answers every problem with every policy, grades, and compares.
+
+    Call it again with the same arguments to resume an interrupted run, or with further policies to
+    extend a finished one.
+
+    Args:
+        model, tokenizer: The student.
+        problems: See `s2t_ext.evaluation.tasks.load_task`.
+        output: Folder of the run: settings, versions, `results/POLICY.jsonl` with a line per
+            problem, `summary.json`, `summary.md` and, with matplotlib, `accuracy.png`.
+        policies: Names (see `s2t_ext.evaluation.policies.POLICIES`) or `Policy`s.
+        teacher, selector: Where policies need them.
+        max_new_tokens, batch_size: Of the answers. seed: Of sampling and bootstrap.
+        grader: Limits of the grading; None takes the defaults.
+        progress: Show a progress bar per policy; None shows it on a terminal.
+
+    Returns:
+        The summary, see `s2t_ext.evaluation.report.summarize`.
+
+    Raises:
+        ValueError: for policies that lack what they need, repeated problems, or a folder of another
+            run. ImportError: without the package a task is graded with.
+    """
+    chosen = [make_policy(p, selector=selector) if isinstance(p, str) else p for p in policies]
+    _check(problems, chosen)
+    Grader.check(problems)
+    if teacher is not None and teacher.tokenizer is not None:
+        check_same_tokenizer(tokenizer, teacher.tokenizer)
+    runner = PolicyRunner(
+        model,
+        tokenizer,
+        teacher,
+        selector,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        use_chat_template=use_chat_template,
+    )
+    for policy in chosen:
+        runner.check(policy)
+    settings = {
+        "student": describe_base_model(unwrap_peft(model)),
+        "problems": len(problems),
+        "problems_sha256": _digest([p.to_dict() for p in problems]),
+        **dict(max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template),
+    }
+    run = RunFolder(output, settings, "evaluate")
+    with grader or Grader() as judge:
+        for policy in chosen:
+            _settle(run, policy, teacher, selector)
+            _run_policy(run, runner, judge, policy, problems, batch_size, progress)
+    names = finished_policies(run, problems)
+    results = {name: _in_order(run.results(name), problems) for name in names}
+    summary = summarize(results, seed=seed)
+    write_reports(run, summary)
+    return summary
+
+
+def _check(problems: Sequence[Problem], policies: Sequence[Policy]) -> None:
+    if not problems:
+        raise ValueError("evaluate: problems must hold at least one, got none")
+    if not policies:
+        raise ValueError("evaluate: policies must hold at least one, got none")
+    keys = [p.key for p in problems]
+    repeated = sorted({key for key in keys if keys.count(key) > 1}) if len(keys) < 20_000 else []
+    if repeated or len(set(keys)) < len(keys):
+        raise ValueError(f"evaluate: problems must have different keys, got {repeated[:3]} twice")
+    names = [policy.name for policy in policies]
+    if len(set(names)) < len(names):
+        raise ValueError(f"evaluate: policies must have different names, got {names}")
+    votes = next((policy.name for policy in policies if policy.paths > 1), None)
+    if votes and any(p.kind == "code" for p in problems):
+        raise ValueError(f"evaluate: policies must not vote on programs, got {votes}")
+
+
+def _settle(
+    run: RunFolder, policy: Policy, teacher: Teacher | None, selector: Selector | None
+) -> None:
+    """Writes down what decides a policy's results, or refuses to mix two that differ."""
+    settings: dict[str, Any] = policy.to_dict()
+    if policy.needs_teacher:
+        assert teacher is not None
+        settings["teacher"] = describe_teacher(teacher)
+    if policy.needs_selector:
+        assert selector is not None
+        settings["selector"] = _describe_selector(selector)
+    path = run.folder / "policies" / f"{policy.name}.json"
+    settings = json.loads(json.dumps(settings))
+    if not path.exists():
+        run.write(f"policies/{policy.name}.json", settings)
+    elif json.loads(path.read_text()) != settings:
+        raise ValueError(
+            f"evaluate: output must have no results of another {policy.name!r}, got some with "
+            f"other settings: {path}"
+        )
+
+
+def _run_policy(
+    run: RunFolder,
+    runner: PolicyRunner,
+    judge: Grader,
+    policy: Policy,
+    problems: Sequence[Problem],
+    batch_size: int,
+    progress: bool | None,
+) -> None:
+    done = {result["key"] for result in run.results(policy.name)}
+    todo = [(number, p) for number, p in enumerate(problems) if p.key not in done]
+    correct = 0
+    with tqdm(
+        total=len(problems),
+        initial=len(problems) - len(todo),
+        desc=policy.name,
+        unit="problem",
+        disable=None if progress is None else not progress,
+    ) as bar:
+        for begin in range(0, len(todo), batch_size):
+            part = todo[begin : begin + batch_size]
+            answers = runner.run(policy, [p.prompt for _, p in part], [n for n, _ in part])
+            for (number, problem), answer in zip(part, answers, strict=True):
+                result = _result(judge, number, problem, answer)
+                run.append(policy.name, result)
+                correct += result["correct"]
+                bar.update()
+            bar.set_postfix(accuracy=f"{correct / (begin + len(part)):.3f}")
+
+
+def _result(judge: Grader, number: int, problem: Problem, answer: Answer) -> dict[str, Any]:
+    if len(answer.texts) == 1:
+        winner, grades = 0, [judge.grade(problem, answer.texts[0])]
+    else:
+        winner, grades = judge.vote(problem, answer.texts)
+    return {
+        "number": number,
+        "key": problem.key,
+        "task": problem.task,
+        "group": problem.group,
+        "expected": problem.answer,
+        **asdict(grades[winner]),
+        "winner": winner,
+        "paths_correct": sum(grade.correct for grade in grades),
+        **asdict(answer),
+    }
+
+
+def finished_policies(run: RunFolder, problems: Sequence[Problem]) -> list[str]:
+    """Policies of the folder that have a result for every problem, in the order of their start."""
+    keys = {p.key for p in problems}
+    files = sorted((run.folder / "policies").glob("*.json"), key=lambda p: p.stat().st_mtime_ns)
+    return [f.stem for f in files if {r["key"] for r in run.results(f.stem)} >= keys]
+
+
+def _in_order(results: list[dict[str, Any]], problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    by_key = {result["key"]: result for result in results}
+    return [by_key[problem.key] for problem in problems]
+
+
+def _describe_selector(selector: Selector) -> dict[str, Any]:
+    rows = selector.rows.detach().float().cpu().contiguous()
+    digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+    calibrations = {name: c.to_dict() for name, c in selector.calibrations.items()}
+    return {
+        "rows_sha256": digest,
+        "prior_weight": selector.prior_weight,
+        "adapter": selector.adapted_model is not None,
+        "calibrations": calibrations,
+    }
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

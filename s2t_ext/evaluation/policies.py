@@ -1,0 +1,245 @@
+"""The ways to an answer that are compared, and one batch of each."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..calibration import chat_prompt, pad_prompts
+from ..config import S2TConfig
+from ..decoding.adapters import has_adapter, unwrap_peft
+from ..generation import generate
+from ..selector import Selector
+from ..teacher import Teacher
+
+#: "maj@K" takes any K; the others are exact names.
+POLICIES = ("greedy", "maj@8", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
+
+_PLAIN = S2TConfig(trigger="never", proposer="base")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One way to an answer.
+
+    Attributes:
+        name: As in `POLICIES`. config: How it decodes.
+        by_teacher: The teacher writes alone. needs_teacher, needs_selector: What it is given.
+        paths: Sampled answers that vote; 1 answers greedily. temperature, top_p: Of the sampling.
+    """
+
+    name: str
+    config: S2TConfig
+    by_teacher: bool = False
+    needs_teacher: bool = False
+    needs_selector: bool = False
+    paths: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def make_policy(
+    name: str,
+    *,
+    selector: Selector | None = None,
+    k: int | None = None,
+    teacher_trigger: str = "kl",
+    teacher_threshold: float = 0.88,
+    local_trigger: str | None = None,
+    local_threshold: float | None = None,
+    temperature: float = 0.7,
+    top_p: float = 0.95,
+) -> Policy:
+    """A policy of the paper by its name.
+
+    Args:
+        name: One of `POLICIES`, or "maj@K".
+        selector: Of S2T-LOCAL; its own decoding options are the defaults there.
+        k: Candidates per choice; None takes the selector's for S2T-LOCAL, else 8.
+        teacher_trigger, teacher_threshold: Of s2t and takeover; 0.88 nats is 5 % of the steps of
+            the pair in the README.
+        local_trigger, local_threshold: Of S2T-LOCAL; None takes the selector's.
+        temperature, top_p: Of maj@K.
+
+    Raises:
+        ValueError: for an unknown name, or a selector that is missing.
+    """
+    paths = re.fullmatch(r"maj@(\d+)", name)
+    if paths and int(paths[1]) >= 1:
+        sampling = dict(temperature=temperature, top_p=top_p)
+        return Policy(name, _PLAIN, paths=int(paths[1]), **sampling)  # type: ignore[arg-type]
+    if name == "greedy":
+        return Policy(name, _PLAIN)
+    if name == "teacher":
+        return Policy(name, _PLAIN, by_teacher=True, needs_teacher=True)
+    if name in ("s2t", "takeover"):
+        select = "teacher" if name == "s2t" else "takeover"
+        config = S2TConfig(
+            k=k or 8, trigger=teacher_trigger, threshold=teacher_threshold, select=select,
+            proposer="base",
+        )  # fmt: skip
+        return Policy(name, config, needs_teacher=True)
+    if name not in ("s2t-local", "s2t-local-pps"):
+        allowed = ", ".join(POLICIES)
+        raise ValueError(f"evaluate: policies must be among {allowed} (or maj@K), got {name!r}")
+    if selector is None:
+        raise ValueError(f"evaluate: selector must be given for {name}, got None")
+    config = selector.decoding or S2TConfig()
+    config = replace(
+        config,
+        k=k or config.k,
+        trigger=local_trigger or config.trigger,
+        # A threshold belongs to its trigger.
+        threshold=local_threshold
+        if local_threshold is not None or local_trigger not in (None, config.trigger)
+        else config.threshold,
+        select="local",
+        proposer="base" if name.endswith("pps") else "adapted",
+    )
+    return Policy(name, config, needs_selector=True)
+
+
+@dataclass
+class Answer:
+    """What a policy wrote for one problem, and its share of what the batch cost.
+
+    Attributes:
+        texts: One per path. tokens: Written, over all paths. truncated: Paths that reached the
+            length limit.
+        steps, triggers, changed: Decoding steps, choices, and choices that changed the token.
+        forward_passes, tokens_through_model: Of the student. teacher_forward_passes: Of the
+            teacher; calls of a batch are shared by its rows.
+        seconds: Wall-clock time.
+    """
+
+    texts: list[str]
+    tokens: int
+    truncated: int
+    steps: int
+    triggers: int
+    changed: int
+    forward_passes: float
+    tokens_through_model: float
+    teacher_forward_passes: float
+    seconds: float
+
+
+class PolicyRunner:
+    """Runs policies on batches of prompts.
+
+    Args:
+        model, tokenizer: The student. teacher, selector: Where policies need them.
+        max_new_tokens: Length of an answer. seed: Of sampling.
+
+    Raises:
+        ValueError: if a policy needs what is not there.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        teacher: Teacher | None = None,
+        selector: Selector | None = None,
+        *,
+        max_new_tokens: int = 512,
+        seed: int = 0,
+        use_chat_template: bool = True,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.teacher = teacher
+        self.selector = selector
+        self.max_new_tokens = max_new_tokens
+        self.seed = seed
+        self.use_chat_template = use_chat_template
+
+    def check(self, policy: Policy) -> None:
+        """Raises ValueError if the policy cannot run with what there is."""
+        if policy.needs_teacher and self.teacher is None:
+            raise ValueError(f"evaluate: teacher must be given for {policy.name}, got None")
+        if policy.by_teacher and not hasattr(self.teacher, "model"):
+            raise ValueError(
+                f"evaluate: teacher must be a local model for {policy.name}, got a server"
+            )
+        if policy.needs_selector and self.selector is None:
+            raise ValueError(f"evaluate: selector must be given for {policy.name}, got None")
+        is_pps = policy.needs_selector and policy.config.proposer == "base"
+        if is_pps and not has_adapter(unwrap_peft(self.model)):
+            raise ValueError(
+                f"evaluate: selector must have an adapter for {policy.name} (without one s2t-local "
+                "already lets the base model propose), got none"
+            )
+
+    def run(self, policy: Policy, prompts: Sequence[str], numbers: Sequence[int]) -> list[Answer]:
+        """The answers to a batch of prompts; `numbers` are the problems', and key the sampling."""
+        model: Any = self.model
+        if policy.by_teacher:
+            model = getattr(self.teacher, "model")  # noqa: B009  (checked in `check`)
+        texts = [chat_prompt(self.tokenizer, p) if self.use_chat_template else p for p in prompts]
+        inputs = pad_prompts(self.tokenizer, texts, unwrap_peft(model))
+        sampling: dict[str, Any] = {"do_sample": False}
+        if policy.paths > 1 or policy.temperature > 0:
+            sampling = {
+                "do_sample": True,
+                "temperature": policy.temperature,
+                "top_p": policy.top_p,
+                "top_k": 0,
+                "num_return_sequences": policy.paths,
+            }
+        # A path's random numbers depend on its problem, not on its batch.
+        seeds = [
+            (self.seed * 1_000_003 + number) * 1_000 + path
+            for number in numbers
+            for path in range(policy.paths)
+        ]
+        start = time.perf_counter()
+        output = generate(
+            model,
+            inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            s2t=policy.config,
+            selector=self.selector if policy.needs_selector else None,
+            teacher=self.teacher if policy.needs_teacher and not policy.by_teacher else None,
+            seed=seeds,
+            max_new_tokens=self.max_new_tokens,
+            return_dict_in_generate=True,
+            **sampling,
+        )
+        seconds = time.perf_counter() - start
+        assert not isinstance(output, torch.Tensor) and output.s2t is not None
+        return self._answers(policy, output.s2t, len(prompts), seconds)
+
+    def _answers(self, policy: Policy, record: Any, count: int, seconds: float) -> list[Answer]:
+        passes, teacher = record.forward_passes, record.teacher_forward_passes
+        through = record.tokens_through_model
+        if policy.by_teacher:
+            passes, teacher, through = 0, record.forward_passes, 0
+        answers = []
+        for b in range(count):
+            rows = record.rows[b * policy.paths : (b + 1) * policy.paths]
+            answers.append(
+                Answer(
+                    texts=[self.tokenizer.decode(r.tokens, skip_special_tokens=True) for r in rows],
+                    tokens=sum(row.steps for row in rows),
+                    truncated=sum(row.steps >= self.max_new_tokens for row in rows),
+                    steps=sum(row.steps for row in rows),
+                    triggers=sum(len(row.triggered_steps) for row in rows),
+                    changed=sum(len(row.changed_steps) for row in rows),
+                    forward_passes=passes / count,
+                    tokens_through_model=through / count,
+                    teacher_forward_passes=teacher / count,
+                    seconds=seconds / count,
+                )
+            )
+        return answers

@@ -1,0 +1,139 @@
+"""The summary of an evaluation: numbers, a table, a picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from .run_folder import RunFolder
+from .statistics import compare, wilson
+
+#: What is summed over problems, and given per problem.
+COSTS = (
+    "tokens",
+    "forward_passes",
+    "tokens_through_model",
+    "teacher_forward_passes",
+    "seconds",
+)
+
+
+def summarize(results: dict[str, list[dict[str, Any]]], *, seed: int = 0) -> dict[str, Any]:
+    """Summary of the results of policies on the same problems, in the same order.
+
+    Returns:
+        policies: name -> problems, correct, accuracy (Wilson interval), the mean of every cost per
+        problem, trigger_rate and change_rate of the steps, truncated share of the paths, and
+        `tasks`, the same per task. comparisons: for each pair of policies, wins, losses, ties,
+        p_value of McNemar's exact test, and the difference with a bootstrap interval.
+    """
+    policies = {}
+    for name, rows in results.items():
+        tasks = sorted({row["task"] for row in rows})
+        policies[name] = _entry(rows)
+        if len(tasks) > 1:
+            policies[name]["tasks"] = {
+                task: _entry([row for row in rows if row["task"] == task]) for task in tasks
+            }
+    comparisons = []
+    for first, second in itertools.combinations(results, 2):
+        right = [[bool(row["correct"]) for row in results[n]] for n in (second, first)]
+        found = compare(*right, seed=seed).to_dict()
+        comparisons.append({"first": second, "second": first, **found})
+    return {"policies": policies, "comparisons": comparisons}
+
+
+def _entry(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    count, correct = len(rows), sum(row["correct"] for row in rows)
+    steps, paths = sum(row["steps"] for row in rows), sum(len(row["texts"]) for row in rows)
+    return {
+        "problems": count,
+        "correct": correct,
+        "accuracy": wilson(correct, count).to_dict(),
+        **{name: sum(row[name] for row in rows) / count for name in COSTS},
+        "trigger_rate": sum(row["triggers"] for row in rows) / max(1, steps),
+        "change_rate": sum(row["changed"] for row in rows) / max(1, steps),
+        "truncated": sum(row["truncated"] for row in rows) / max(1, paths),
+    }
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """The summary as Markdown tables."""
+    lines = [
+        "| policy | accuracy (95 %) | correct | tokens | passes | tokens through model | "
+        "teacher passes | triggered | changed | cut off | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_line(name, entry) for name, entry in summary["policies"].items()]
+    tasks = [
+        (name, task, entry)
+        for name, whole in summary["policies"].items()
+        for task, entry in whole.get("tasks", {}).items()
+    ]
+    if tasks:
+        lines += ["", "| task | policy | accuracy (95 %) | correct |", "|---|---|---|---|"]
+    for name, task, entry in sorted(tasks, key=lambda row: row[1]):
+        lines.append(f"| {task} | {name} | {_accuracy(entry)} | {_correct(entry)} |")
+    if summary["comparisons"]:
+        lines += [
+            "",
+            "| comparison | wins | losses | ties | difference (95 %) | McNemar p |",
+            "|---|---|---|---|---|---|",
+        ]
+    for pair in summary["comparisons"]:
+        gap = pair["difference"]
+        lines.append(
+            f"| {pair['first']} against {pair['second']} | {pair['wins']} | {pair['losses']} | "
+            f"{pair['ties']} | {gap['value']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] | "
+            f"{pair['p_value']:.3f} |"
+        )
+    lines += ["", "Tokens, passes and seconds are means per problem; passes of a batch are shared."]
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, entry: dict[str, Any]) -> str:
+    return (
+        f"| {name} | {_accuracy(entry)} | {_correct(entry)} | {entry['tokens']:.0f} | "
+        f"{entry['forward_passes']:.1f} | {entry['tokens_through_model']:.0f} | "
+        f"{entry['teacher_forward_passes']:.1f} | {entry['trigger_rate']:.1%} | "
+        f"{entry['change_rate']:.1%} | {entry['truncated']:.1%} | {entry['seconds']:.1f} |"
+    )
+
+
+def _accuracy(entry: dict[str, Any]) -> str:
+    accuracy = entry["accuracy"]
+    return f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+
+
+def _correct(entry: dict[str, Any]) -> str:
+    return f"{entry['correct']}/{entry['problems']}"
+
+
+def write_reports(run: RunFolder, summary: dict[str, Any]) -> None:
+    """Writes summary.json, summary.md and, where matplotlib is installed, accuracy.png."""
+    run.write("summary.json", summary)
+    run.write("summary.md", markdown(summary))
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True)
+    for ax, cost, label in (
+        (axes[0], "seconds", "seconds per problem"),
+        (axes[1], "tokens", "tokens written per problem"),
+    ):
+        for name, entry in summary["policies"].items():
+            accuracy = entry["accuracy"]
+            value = accuracy["value"]
+            bars = [[value - accuracy["low"]], [accuracy["high"] - value]]
+            ax.errorbar([entry[cost]], [value], yerr=bars, marker="o", capsize=3, label=name)
+        ax.set(xlabel=label, xscale="log")
+    axes[0].set_ylabel("accuracy, 95 % interval")
+    axes[1].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(run.folder / "accuracy.png", dpi=120)
+    plt.close(figure)
