@@ -61,9 +61,8 @@ SIMT_DEVICE void sum_kept_weights(const TemperedRow<T>& row, Key cutoff) {
       row, cutoff,
       [&](int64_t c, const float (&x)[kHeldLogits]) {
         const float maximum = row.stats[c].maximum;
-        const float sum = chunk_sum([&](int i, float total) {
-          return total +
-                 kept_weight(row, x[i], maximum, held_id(c * kChunkSize, lane_id(), i), cutoff);
+        const float sum = chunk_sum([&](int i) {
+          return kept_weight(row, x[i], maximum, held_id(c * kChunkSize, lane_id(), i), cutoff);
         });
         if (lane_id() == 0) row.sums[c] = sum;
       },

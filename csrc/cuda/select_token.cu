@@ -5,7 +5,8 @@
 namespace s2t::cuda {
 namespace {
 
-SIMT_KERNEL void __launch_bounds__(kSelectThreads) select_token_kernel(SelectTokenParams p) {
+SIMT_KERNEL void __launch_bounds__(kSelectThreads, kSelectBlocks)
+    select_token_kernel(SelectTokenParams p) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kSelectThreads / kWarpSize) + warp_id();
   if (row < p.batch) warp_select_row(p, row);  // the same for all lanes of a warp
 }

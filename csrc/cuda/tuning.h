@@ -48,8 +48,9 @@ inline int blocks_per_row(int64_t batch, int64_t vocab) {
 // ---- sample_token: one block per row ----
 
 // A row that cannot be decided from its 64 best is read again for every step of a search, from L2.
-// 512 threads are 16 chunks a round; more would leave too few registers for 32 logits a lane.
-constexpr int kSampleThreads = 512;
+// 256 threads are 8 chunks a round; with 512 the 128 registers that are left to a thread do not
+// hold 32 logits and their sums.
+constexpr int kSampleThreads = 256;
 
 // ---- score_candidates, score_and_select ----
 
@@ -66,6 +67,8 @@ constexpr int kStagedElements = 128;
 // ---- select_token ----
 
 constexpr int kSelectThreads = 128;  // a row is work for one warp; four of them to a block
+constexpr int kSelectBlocks =
+    8;  // a multiprocessor: asks for no more, so ptxas for sm_100 does not spill for more
 
 // ---- commit_candidates ----
 

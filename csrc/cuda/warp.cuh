@@ -56,35 +56,46 @@ SIMT_DEVICE Key held_best(const float (&x)[kHeldLogits], float maximum, int64_t 
   return make_key(maximum, static_cast<uint32_t>(held_id(base, lane, first)));
 }
 
-// Canonical sum over the chunk of one weight per logit. term(i, old) adds the lane's i-th term to a
-// partial sum.
-template <class Term>
-SIMT_DEVICE float chunk_sum(Term term) {
+// Canonical sum over the chunk from a lane's 8 partials, which it overwrites; every lane gets it.
+SIMT_DEVICE float chunk_tree(float (&partials)[kGroup]) {
+  SIMT_UNROLL
+  for (int e = 0; e < kGroup / 2; ++e) partials[e] = partials[e] + partials[e + kGroup / 2];
+  SIMT_UNROLL
+  for (int e = 0; e < kGroup / 4; ++e) partials[e] = partials[e] + partials[e + kGroup / 4];
+  return warp_tree_sum(partials[0] + partials[1]);
+}
+
+// The same of one weight per logit; weight(i) is that of the lane's i-th.
+template <class Weight>
+SIMT_DEVICE float chunk_sum(Weight weight) {
   float partials[kGroup];
   SIMT_UNROLL
   for (int e = 0; e < kGroup; ++e) {
     partials[e] = 0.0f;
     SIMT_UNROLL
-    for (int j = 0; j < kGroupsPerLane; ++j) partials[e] = term(kGroup * j + e, partials[e]);
+    for (int j = 0; j < kGroupsPerLane; ++j) partials[e] = partials[e] + weight(kGroup * j + e);
   }
-  SIMT_UNROLL
-  for (int distance = kGroup / 2; distance > 0; distance /= 2) {
-    SIMT_UNROLL
-    for (int e = 0; e < distance; ++e) partials[e] = partials[e] + partials[e + distance];
-  }
-  return warp_tree_sum(partials[0]);
+  return chunk_tree(partials);
 }
 
 // chunk_stats() of core/canonical_math.h, by a warp.
 SIMT_DEVICE ChunkStats warp_chunk_stats(const float (&x)[kHeldLogits], float lane_maximum) {
   ChunkStats stats;
   stats.maximum = warp_max(lane_maximum);
-  float weights[kHeldLogits];
+  float sums[kGroup], weighted_sums[kGroup];
   SIMT_UNROLL
-  for (int i = 0; i < kHeldLogits; ++i) weights[i] = exp_canonical(x[i] - stats.maximum);
-  stats.sum = chunk_sum([&](int i, float sum) { return sum + weights[i]; });
-  stats.weighted_sum = chunk_sum(
-      [&](int i, float sum) { return add_weighted(sum, weights[i], x[i] - stats.maximum); });
+  for (int e = 0; e < kGroup; ++e) {
+    sums[e] = weighted_sums[e] = 0.0f;
+    SIMT_UNROLL
+    for (int j = 0; j < kGroupsPerLane; ++j) {
+      const float d = x[kGroup * j + e] - stats.maximum;
+      const float weight = exp_canonical(d);
+      sums[e] = sums[e] + weight;
+      weighted_sums[e] = add_weighted(weighted_sums[e], weight, d);
+    }
+  }
+  stats.sum = chunk_tree(sums);
+  stats.weighted_sum = chunk_tree(weighted_sums);
   return stats;
 }
 
