@@ -70,7 +70,7 @@ class Demo:
         """Calibrates the trigger anew, on problems of the dev split."""
         dev = [p.prompt for p in itertools.islice(problems("dev", 0), 128)]
         calibrate(
-            self.adapted,
+            self.student,
             self.tokenizer,
             dev,
             rate=rate,

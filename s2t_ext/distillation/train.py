@@ -8,7 +8,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ class _Run:
         from accelerate import PartialState
 
         self.config, self.folder = config, folder
-        self.processes = PartialState()
+        self.processes = PartialState(cpu=next(model.parameters()).device.type == "cpu")
         self.training = [t for t in collection.trajectories("train") if t.groups]
         self.held_out = [t for t in collection.trajectories("held_out") if t.groups]
         self.base_model = describe_base_model(model)
@@ -127,9 +127,12 @@ class _Run:
             self.states = cached_states(packed, everything, folder, collection.digest())
         self.parameters = _parameter_groups(self.model, self.head, config)
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay)
-        self.state = TrainingState(
-            folder, {"config": config.to_dict(), "collection": collection.digest()}
-        )
+        identity = {
+            "config": config.to_dict(),
+            "collection": collection.digest(),
+            "processes": self.processes.num_processes,
+        }
+        self.state = TrainingState(folder, identity, self._is_main)
 
     def train(self, progress: bool | None) -> None:
         """All epochs, from the last checkpoint if there is one."""
@@ -151,7 +154,7 @@ class _Run:
                 last = index + 1 == per_epoch
                 if last:
                     self._evaluate(number + 1)
-                if self._is_main and (last or (number + 1) % self.config.checkpoint_every == 0):
+                if last or (number + 1) % self.config.checkpoint_every == 0:
                     self.state.save(modules, self.optimizer, number + 1)
         bar.close()
 
@@ -213,24 +216,23 @@ class _Run:
             sums += torch.tensor([float(term.detach()) for term in terms])
         trained = [p for group in self.parameters for p in group["params"]]
         if processes.num_processes > 1:
-            _sum_gradients(trained)
+            _sum_over_processes(trained, sums)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self._is_main:
-            names = ("groups", "base_kl", "trigger")
-            losses = {f"loss_{n}": v for n, v in zip(names, sums.tolist(), strict=True)}
-            self.state.log(
-                {
-                    "step": number + 1,
-                    **losses,
-                    "prior_weight": float(self.head.prior_weight.detach()),
-                    "grad_norm": float(norm),
-                    "learning_rate_factor": rate,
-                    "groups": counts.groups,
-                    "seconds": round(time.perf_counter() - start, 3),
-                }
-            )
+        names = ("groups", "base_kl", "trigger")
+        losses = {f"loss_{n}": v for n, v in zip(names, sums.tolist(), strict=True)}
+        self.state.log(
+            {
+                "step": number + 1,
+                **losses,
+                "prior_weight": float(self.head.prior_weight.detach()),
+                "grad_norm": float(norm),
+                "learning_rate_factor": rate,
+                "groups": counts.groups,
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+        )
 
     def _objective(self, batch: list[Trajectory], counts: Counts) -> Objective:
         packed = pack(batch).to(self.head.rows.device)
@@ -333,15 +335,18 @@ def _schedule(step: int, total: int, warmup: float) -> float:
     return (total - step) / max(total - rising, 1)
 
 
-def _sum_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Sums the gradients over all processes, in one message."""
+def _sum_over_processes(parameters: Sequence[nn.Parameter], sums: torch.Tensor) -> None:
+    """Sums the gradients, and the loss terms, over all processes, in one message."""
     for p in parameters:  # a process may have had no batch in the last step of an epoch
         p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    flat = torch.cat([p.grad.reshape(-1).float() for p in parameters])  # type: ignore[union-attr]
+    device = parameters[0].device
+    pieces = [p.grad.reshape(-1).float() for p in parameters]  # type: ignore[union-attr]
+    flat = torch.cat([*pieces, sums.to(device)])
     torch.distributed.all_reduce(flat)
-    pieces: Iterator[torch.Tensor] = iter(flat.split([p.numel() for p in parameters]))
-    for p in parameters:
-        p.grad.copy_(next(pieces).view_as(p))  # type: ignore[union-attr]
+    *gradients, total = flat.split([*(p.numel() for p in parameters), len(sums)])
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad.copy_(gradient.view_as(p))  # type: ignore[union-attr]
+    sums.copy_(total)
 
 
 def _check(

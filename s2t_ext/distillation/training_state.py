@@ -22,11 +22,13 @@ class TrainingState:
     Args:
         folder: Of the run. identity: What a run is resumed under: options and data; a checkpoint
             with another identity is refused.
+        is_main: Whether this process writes; of several, one does.
     """
 
-    def __init__(self, folder: str | Path, identity: dict[str, Any]) -> None:
+    def __init__(self, folder: str | Path, identity: dict[str, Any], is_main: bool = True) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.is_main = is_main
         # Through JSON, so that what was saved compares equal.
         self.identity = json.loads(json.dumps(identity))
 
@@ -34,6 +36,8 @@ class TrainingState:
         self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, steps_done: int
     ) -> None:
         """Writes a checkpoint, replacing the last one in one move."""
+        if not self.is_main:
+            return
         content = {
             "identity": self.identity,
             "steps_done": steps_done,
@@ -54,7 +58,8 @@ class TrainingState:
         """
         path = self.folder / CHECKPOINT_NAME
         if not path.exists():
-            self._metrics.unlink(missing_ok=True)
+            if self.is_main:
+                self._metrics.unlink(missing_ok=True)
             return 0
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["identity"] != self.identity:
@@ -70,13 +75,17 @@ class TrainingState:
                     own[parameter].copy_(value)
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"])
-        if self._metrics.exists():  # lines written after the checkpoint will be written again
+        if (
+            self.is_main and self._metrics.exists()
+        ):  # lines written after the checkpoint will be written again
             with self._metrics.open("r+b") as file:
                 file.truncate(content["metrics_size"])
         return int(content["steps_done"])
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends a line to the metrics."""
+        if not self.is_main:
+            return
         with self._metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
