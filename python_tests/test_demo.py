@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 
 import pytest
@@ -99,8 +100,11 @@ def test_pretraining_learns_the_form_of_a_solution():
 
 
 def test_wilson():
-    low, high = wilson(7, 32)  # Wilson (1927), as R's prop.test(7, 32, correct = FALSE) gives it
-    assert (round(low, 4), round(high, 4)) == (0.1102, 0.3877)
+    """The bounds are the shares at which the observed one is z standard errors away."""
+    for right, count in ((7, 32), (43, 200), (1, 5)):
+        for bound in wilson(right, count):
+            error = math.sqrt(bound * (1 - bound) / count)
+            assert abs(right / count - bound) == pytest.approx(1.959964 * error)
     assert wilson(0, 10)[0] == pytest.approx(0, abs=1e-12) and wilson(10, 10)[1] == pytest.approx(1)
 
 
@@ -157,7 +161,7 @@ def test_greedy_is_the_models_own_generate():
 def test_the_command():
     result = CliRunner().invoke(app, ["demo", "--problems", "12", "--json"])
     assert result.exit_code == 0, result.output
-    outcomes = json.loads(result.output)
+    outcomes = json.loads(result.stdout)
     assert [o["method"] for o in outcomes] == list(METHODS)
     assert all(o["problems"] == 12 for o in outcomes)
     result = CliRunner().invoke(app, ["demo", "--problems", "12", "--traces", "1"])

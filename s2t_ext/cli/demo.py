@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .common import one_line_errors
+from .common import errors, one_line_errors
 
 if TYPE_CHECKING:
     from ..demo.compare import Demo, Outcome
@@ -43,7 +43,7 @@ def demo(
             _introduce(console, loaded, some)
         outcomes = []
         for method in METHODS:
-            with console.status(f"{method} ..."):
+            with errors.status(f"{method} ..."):
                 outcomes.append(run_method(method, loaded, some))
         if as_json:
             typer.echo(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
