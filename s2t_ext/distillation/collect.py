@@ -124,7 +124,7 @@ def roll_out(
     got that far.
     """
     inputs = pad_prompts(tokenizer, texts, model)
-    sampling = {"do_sample": False}
+    sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
     output = generate(

@@ -92,11 +92,13 @@ class Trajectory:
             for name in ("prompt", "response", "kl", "entropy")
             if name in record
         }
-        groups = tuple(
-            Group(**{k: tuple(v) if isinstance(v, list) else v for k, v in group.items()})
-            for group in record["groups"]
-        )
-        return cls(key=str(record["key"]), groups=groups, **fields)
+        groups = []
+        for stored in record["groups"]:
+            group: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()
+            }
+            groups.append(Group(**group))
+        return cls(key=str(record["key"]), groups=tuple(groups), **fields)
 
 
 def batches_by_length(

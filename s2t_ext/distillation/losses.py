@@ -110,7 +110,8 @@ def kl_to_teacher(
     """KL(teacher renormalised on the candidates || softmax(totals / T)), nats."""
     log_q = (totals / temperature).masked_fill(~mask, _NEVER).log_softmax(dim=1)
     p = normalised(mask, teacher).to(log_q.dtype)
-    return (torch.special.xlogy(p, p) - p * log_q.masked_fill(~mask, 0.0)).sum(dim=1)
+    divergence: torch.Tensor = torch.special.xlogy(p, p) - p * log_q.masked_fill(~mask, 0.0)
+    return divergence.sum(dim=1)
 
 
 def pairwise_margin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
@@ -91,7 +92,7 @@ class HeldOut:
             **self._trigger_quality(trigger_threshold),
         )
 
-    def _trigger_quality(self, threshold: float) -> dict[str, float]:
+    def _trigger_quality(self, threshold: float) -> dict[str, Any]:
         if not self.kl.numel():
             return {}
         labels = self.kl > threshold
@@ -136,8 +137,9 @@ def auc(values: torch.Tensor, labels: torch.Tensor) -> float:
 def ranks(values: torch.Tensor) -> torch.Tensor:
     """Ranks from 1, equal values sharing their mean rank, [N]."""
     _, inverse, counts = values.unique(return_inverse=True, return_counts=True)
-    last = counts.cumsum(0).double()
-    return (last - (counts.double() - 1) / 2)[inverse]
+    last: torch.Tensor = counts.cumsum(0).double()
+    shared: torch.Tensor = (last - (counts.double() - 1) / 2)[inverse]
+    return shared
 
 
 def spearman(totals: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> float:

@@ -211,7 +211,7 @@ class _Run:
         processes = self.processes
         for batch in step[processes.process_index :: processes.num_processes]:
             objective = self._objective(batch, counts)
-            objective.total.backward()  # type: ignore[no-untyped-call]
+            objective.total.backward()
             terms = (objective.groups, objective.base_kl, objective.trigger)
             sums += torch.tensor([float(term.detach()) for term in terms])
         trained = [p for group in self.parameters for p in group["params"]]
@@ -303,7 +303,7 @@ def _trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.M
             lora_dropout=config.lora_dropout,
             target_modules="all-linear",
         )
-        model = get_peft_model(model, lora)  # type: ignore[arg-type]
+        model = get_peft_model(model, lora)
     elif config.method == "full" and config.loss.base_kl_weight > 0:
         base = copy.deepcopy(model).eval().requires_grad_(False)
     if config.gradient_checkpointing and config.method != "rows":
