@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from s2t_ext.distillation import losses
 
+from s2t_ext.distillation import losses
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.distillation.quality import OWN_RANKING, HeldOut, auc, ranks, spearman
 
