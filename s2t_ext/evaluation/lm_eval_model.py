@@ -1,0 +1,78 @@
+"""Any task of lm-evaluation-harness with Select-to-Think decoding (the `lm-eval` extra).
+
+    python -m s2t_ext.evaluation.lm_eval_model run --model s2t \
+        --model_args pretrained=MODEL,selector=SELECTOR --tasks TASK
+
+takes every option of `lm_eval`. Tasks that generate decode this way; tasks that compare
+log-likelihoods do not decode, and are the plain model's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lm_eval.api.registry import register_model
+from lm_eval.models.huggingface import HFLM
+
+from ..config import S2TConfig
+from ..generation import patch
+from ..selector import Selector
+from ..teacher import Teacher
+
+
+@register_model("s2t")
+class S2TLM(HFLM):
+    """`HFLM` whose model's own `generate` decodes with Select-to-Think.
+
+    Args:
+        pretrained: As of `HFLM`, with all its other arguments.
+        selector: Folder or repository; its decoding options are the defaults.
+        teacher: Folder or repository of a teacher, for select=teacher or takeover and trigger=kl.
+        k, trigger, threshold, select, proposer: Options of `S2TConfig` to replace.
+        s2t_seed: Key of the random numbers.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any,
+        *,
+        selector: str | None = None,
+        teacher: str | None = None,
+        k: int | None = None,
+        trigger: str | None = None,
+        threshold: float | None = None,
+        select: str | None = None,
+        proposer: str | None = None,
+        s2t_seed: int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__(pretrained=pretrained, **options)
+        chosen = Selector.from_pretrained(selector, self._model) if selector else None
+        given = dict(k=k, trigger=trigger, threshold=threshold, select=select, proposer=proposer)
+        base = (chosen.decoding if chosen is not None else None) or S2TConfig()
+        config = {**base.to_dict(), **{n: v for n, v in given.items() if v is not None}}
+        patch(
+            self._model,
+            S2TConfig.from_dict(config),
+            chosen,
+            None if teacher is None else _load_teacher(teacher, self._model),
+            seed=s2t_seed,
+        )
+
+
+def _load_teacher(path: str, student: Any) -> Teacher:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=student.dtype)
+    return Teacher.from_model(model.to(student.device))
+
+
+def main() -> None:
+    """`lm_eval` with the model "s2t" registered."""
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()
+
+
+if __name__ == "__main__":
+    main()
