@@ -32,7 +32,9 @@ def support_kl(
     teacher_there = torch.where(student_ids < 0, -math.inf, teacher_there)
     log_p = common.log_probabilities(student)
     log_q = common.log_probabilities(teacher_there)
-    p = log_p.exp()
+    # What lies e^-87 below the favourite is not allowed but noise: exp_canonical is 0 there.
+    best_student = student.amax(dim=1, keepdim=True)
+    p = torch.where(student.float() < best_student.float() - 87.0, 0.0, log_p.exp())
     kl = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=1).clamp(min=0.0)
 
     candidates = common.log_probabilities(teacher).gather(1, candidate_ids.clamp(min=0))
