@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,7 +59,16 @@ class S2TConfig:
     step: str = "auto"
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.k, int) and 1 <= self.k <= 64, "k", "be in [1, 64]", self.k)
+        for name in ("k", "support", "warmup_steps"):
+            value = getattr(self, name)
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            _require(is_integer, name, "be an integer", value)
+        for name in ("candidate_ratio", "score_temperature", "threshold"):
+            value = getattr(self, name)
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_unset = name == "threshold" and value is None
+            _require(is_number or is_unset, name, "be a number", value)
+        _require(1 <= self.k <= 64, "k", "be in [1, 64]", self.k)
         _require(
             self.support == 0 or self.k <= self.support <= 64,
             "support",
@@ -87,16 +99,11 @@ class S2TConfig:
                     f"be in [0, 1] for trigger={self.trigger!r}",
                     value,
                 )
+        _require(self.warmup_steps >= 0, "warmup_steps", "be at least 0", self.warmup_steps)
         _require(
-            isinstance(self.warmup_steps, int) and self.warmup_steps >= 0,
-            "warmup_steps",
-            "be a non-negative integer",
-            self.warmup_steps,
-        )
-        _require(
-            self.score_temperature >= 0.0,
+            0.0 <= self.score_temperature < math.inf,
             "score_temperature",
-            "be at least 0",
+            "be at least 0 and finite",
             self.score_temperature,
         )
 
@@ -122,9 +129,12 @@ class S2TConfig:
         """
         path = Path(folder) / CONFIG_NAME
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = json.loads(path.read_text()) if path.exists() else {}
+        content = read_json(path, "S2TConfig") if path.exists() else {}
         content["decoding"] = self.to_dict()
-        path.write_text(json.dumps(content, indent=2) + "\n")
+        with tempfile.TemporaryDirectory(dir=path.parent) as staging:
+            new = Path(staging) / CONFIG_NAME
+            new.write_text(json.dumps(content, indent=2) + "\n")
+            os.replace(new, path)
         return path
 
     @classmethod
@@ -135,8 +145,21 @@ class S2TConfig:
         from .checkpoint import locate_file
 
         path = locate_file(path_or_repo, CONFIG_NAME)
-        options = json.loads(path.read_text()).get("decoding", {})
+        options = read_json(path, "S2TConfig").get("decoding", {})
         return cls.from_dict({**options, **overrides})
+
+
+def read_json(path: Path, reader: str) -> dict[str, Any]:
+    """The object in a JSON file; ValueError, in the name of `reader`, if it holds anything else."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or no text at all
+        raise ValueError(f"{reader}: {path.name} must be valid JSON, got {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{reader}: {path.name} must hold a JSON object, got {type(content).__name__}"
+        )
+    return content
 
 
 def _require(condition: bool, name: str, rule: str, value: Any) -> None:

@@ -139,7 +139,8 @@ class _Printer:
         style = ""
         if self.color and bool(event.triggered[0]):
             style = CHANGED if bool(event.changed[0]) else TRIGGERED
-        typer.echo(f"{style}{text}{RESET}" if style else text, nl=False)
+        # color=True: who asks for marks gets them in a pipe too.
+        typer.echo(f"{style}{text}{RESET}" if style else text, nl=False, color=self.color or None)
 
     def end(self) -> None:
         """The rest of an unfinished character, and a line end."""

@@ -58,18 +58,28 @@ class LocalSelection:
         return self._switch is None
 
     def prefilled(self, context: CandidateContext) -> None:
-        """Settles the step for the cache at hand, and makes the scorer's own cache."""
+        """Settles the step for the inputs at hand, and makes the scorer's own cache."""
+        if not isinstance(self.step, ExpandStep):
+            kind = type(context.cache).__name__
+            if context.position_ids is None:
+                self._expand(
+                    f"{type(self.model).__name__} is given no position_ids",
+                    "position_ids must be an argument of the model's forward for step='tree', "
+                    f"got none in {type(self.model).__name__}",
+                )
+            elif self._switch is None and not can_commit(context.cache):
+                self._expand(
+                    f"the given {kind} cannot hold alternatives",
+                    "past_key_values must be a cache whose last entries can be replaced for "
+                    f"step='tree', got {kind}",
+                )
         if self._switch is not None:
             self._scorer = self._make_scorer(context)
-        elif not isinstance(self.step, ExpandStep) and not can_commit(context.cache):
-            if self.config.step == "tree":
-                raise ValueError(
-                    "generate: past_key_values must be a cache whose last entries can be "
-                    "replaced for step='tree', "
-                    f"got {type(context.cache).__name__}"
-                )
-            self.step = ExpandStep(self.model)
-            self._reason = f"the given {type(context.cache).__name__} cannot hold alternatives"
+
+    def _expand(self, reason: str, refusal: str) -> None:
+        if self.config.step == "tree":
+            raise ValueError(f"generate: {refusal}")
+        self.step, self._reason = ExpandStep(self.model), reason
 
     def describe(self) -> tuple[str, str]:
         """Tree or expand, and why."""
