@@ -1,4 +1,4 @@
-"""The cache whose last K entries are alternatives, against lists of tokens and transformers' own."""
+"""The cache whose last K entries are alternatives, beside lists of tokens and stock caches."""
 
 import random
 
