@@ -1,154 +1,549 @@
-"""Selectors on disk: what is saved is what is loaded, and what does not fit is refused by name."""
+"""Selectors on disk: the way there and back, foreign forms, and every way a folder can be wrong."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from models import VOCAB, add_adapter, build_model, make_selector
-from safetensors.torch import save_file
+from models import (
+    add_adapter,
+    build_model,
+    make_selector,
+    make_tokenizer,
+    one_thread,  # noqa: F401
+    prompts,
+    tiny_model,
+    way_in,
+)
+from safetensors.torch import load_file, save_file
 
-import s2t_ext
-from s2t_ext.checkpoint import BARE_CONFIG_NAME, BARE_HEAD_NAME, HEAD_NAME, describe_base_model
-from s2t_ext.config import CONFIG_NAME
-from s2t_ext.reserved_tokens import find_unused_ids, head_rows
+from s2t_ext import Calibration, S2TConfig, Selector
+from s2t_ext.checkpoint import STORED_OPTIONS, describe_base_model, push_selector
+from s2t_ext.decoding.adapters import has_adapter
+
+ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
 
 
-def saved_selector(model, folder):
-    width = model.config.hidden_size
-    selector = s2t_ext.Selector(
-        torch.randn(5, width),
-        bias=torch.randn(5),
-        reserved_ids=(90, 88),
+def full_selector(model) -> Selector:
+    """Every part a selector can have, but an adapter."""
+    generator = torch.Generator().manual_seed(1)
+    return make_selector(
+        model,
+        bins=5,
+        bias=torch.randn(5, generator=generator),
+        bin_values=torch.rand(5, generator=generator),
+        reserved_ids=(90, 91),
         bin_temperature=0.7,
-        prior_weight=0.3,
-        trigger_head=(torch.randn(width), -1.5),
+        prior_weight=0.125,
+        trigger_head=(torch.randn(32, generator=generator), -0.5),
+        logit_scale=0.5,
+        softcap=9.0,
         base_model=describe_base_model(model),
-        calibrations={"entropy": s2t_ext.Calibration(1.25, 0.01, 1000, "abc")},
-        decoding=s2t_ext.S2TConfig(k=4, trigger="entropy", proposer="base"),
+        calibrations={
+            "entropy": Calibration(1.25, 0.01, 1234, "abc"),
+            "head": Calibration(0.5, 0.1),
+        },
+        decoding=S2TConfig(k=3, support=16, trigger="margin", threshold=0.5),
     )
-    selector.save_pretrained(folder)
-    return selector
 
 
-def test_round_trip(tmp_path):
-    model = build_model("llama")
-    before = saved_selector(model, tmp_path)
-    after = s2t_ext.Selector.from_pretrained(tmp_path, model)
-    assert torch.equal(after.rows, before.rows) and torch.equal(after.bias, before.bias)
-    assert torch.equal(after.bin_values, before.bin_values)
-    assert torch.equal(after.trigger_head.weight, before.trigger_head.weight)
-    for name in ("reserved_ids", "bin_temperature", "prior_weight", "base_model", "calibrations"):
-        assert getattr(after, name) == getattr(before, name)
-    assert after.decoding == before.decoding
-    assert after.trigger_head.bias == before.trigger_head.bias
-    config = s2t_ext.S2TConfig.from_pretrained(tmp_path, k=2)
-    assert config == s2t_ext.S2TConfig(k=2, trigger="entropy", proposer="base")
+def generated(model, selector, config=ALWAYS) -> torch.Tensor:
+    inputs = prompts(True)
+    return way_in("generate", model, config, selector)(
+        input_ids=inputs.ids, attention_mask=inputs.mask, max_new_tokens=6, do_sample=False
+    )
 
 
-def test_overrides_replace_what_is_stored(tmp_path):
-    saved_selector(build_model("llama"), tmp_path)
-    assert s2t_ext.Selector.from_pretrained(tmp_path, prior_weight=0.0).prior_weight == 0.0
+def assert_same(a: Selector, b: Selector) -> None:
+    for name in ("rows", "bin_values", "bias"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+    for name in (*STORED_OPTIONS, "base_model", "calibrations", "decoding"):
+        assert getattr(a, name) == getattr(b, name), name
+    assert torch.equal(a.trigger_head.weight, b.trigger_head.weight)
+    assert a.trigger_head.bias == b.trigger_head.bias
 
 
-def test_a_bare_score_head_is_read(tmp_path):
-    rows = torch.randn(16, 32)
-    save_file({"rows": rows, "bias": torch.zeros(16)}, tmp_path / BARE_HEAD_NAME)
-    settings = {"prior_weight": 0.1, "k": 8, "entropy_threshold": {"1%": 1.8, "5%": 1.1}}
-    (tmp_path / BARE_CONFIG_NAME).write_text(json.dumps(settings))
-    selector = s2t_ext.Selector.from_pretrained(tmp_path, build_model("llama"))
-    assert torch.equal(selector.rows, rows) and selector.prior_weight == 0.1
-    assert selector.calibrations["entropy"] == s2t_ext.Calibration(1.8, 0.01)
+def message(folder, model=None, kind=ValueError, **options) -> str:
+    with pytest.raises(kind) as error:
+        Selector.from_pretrained(folder, model, **options)
+    return str(error.value)
 
 
-def test_a_missing_or_broken_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"path_or_repo must hold {CONFIG_NAME}"):
-        s2t_ext.Selector.from_pretrained(tmp_path)
-    saved_selector(build_model("llama"), tmp_path)
-    head = tmp_path / HEAD_NAME
-    content = head.read_bytes()
-    head.write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=f"{HEAD_NAME} must be a complete safetensors file"):
-        s2t_ext.Selector.from_pretrained(tmp_path)
-    head.unlink()
-    with pytest.raises(FileNotFoundError, match=f"{HEAD_NAME} must be in the checkpoint"):
-        s2t_ext.Selector.from_pretrained(tmp_path)
-    (tmp_path / CONFIG_NAME).write_text("{")
-    with pytest.raises(ValueError, match=f"{CONFIG_NAME} must be valid JSON"):
-        s2t_ext.Selector.from_pretrained(tmp_path)
-    (tmp_path / CONFIG_NAME).write_text('{"format_version": 99}')
-    with pytest.raises(ValueError, match="format_version must be 1, got 99"):
-        s2t_ext.Selector.from_pretrained(tmp_path)
+# ---- our own form --------------------------------------------------------------------------------
 
 
-def test_a_selector_for_another_model_is_refused(tmp_path):
-    saved_selector(build_model("llama"), tmp_path)
-    other = build_model("llama", seed=5)
-    with pytest.raises(ValueError, match="generate: selector must belong to the model"):
-        s2t_ext.Selector.from_pretrained(tmp_path, other)
-    narrow = s2t_ext.Selector(torch.zeros(4, 7))
-    with pytest.raises(ValueError, match="must have rows of the model's hidden size"):
-        narrow.check_fits(other)
-    outside = s2t_ext.Selector(torch.zeros(4, other.config.hidden_size), reserved_ids=(10**6,))
-    with pytest.raises(ValueError, match=f"reserve ids below the vocabulary size {VOCAB}"):
-        outside.check_fits(other)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_round_trip(dtype, tmp_path):
+    model = tiny_model("llama")
+    selector = full_selector(model)
+    selector.rows = selector.rows.to(dtype)
+    assert selector.save_pretrained(tmp_path / "s") == tmp_path / "s"
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == [
+        "s2t_config.json",
+        "s2t_head.safetensors",
+    ]
+    loaded = Selector.from_pretrained(tmp_path / "s", model)
+    assert_same(loaded, selector)
+    assert loaded.rows.dtype == dtype
+    assert torch.equal(generated(model, loaded), generated(model, selector))
+    assert loaded.adapted_model is None
+    content = json.loads((tmp_path / "s" / "s2t_config.json").read_text())
+    assert content["format_version"] == 1 and content["library_version"]
+    assert_same(Selector.from_pretrained(str(tmp_path / "s")), selector)  # without a model
 
 
-def test_an_adapter_travels_with_its_selector_and_merges(tmp_path):
-    adapted = add_adapter(build_model("llama"))
-    plain = adapted.get_base_model()
-    selector = make_selector(plain)
-    selector.adapted_model = adapted
+def test_options_replace_what_is_stored(tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    loaded = Selector.from_pretrained(tmp_path, prior_weight=0.0, decoding=S2TConfig(k=1))
+    assert loaded.prior_weight == 0.0 and loaded.decoding.k == 1 and loaded.bin_temperature == 0.7
+
+
+def test_saving_again_replaces_and_leaves_nothing_else(tmp_path):
+    model = tiny_model("llama")
+    full_selector(model).save_pretrained(tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    other = make_selector(model, seed=8)
+    other.save_pretrained(tmp_path)
+    assert torch.equal(Selector.from_pretrained(tmp_path).rows, other.rows)
+    assert Selector.from_pretrained(tmp_path).trigger_head is None
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "README.md",
+        "s2t_config.json",
+        "s2t_head.safetensors",
+    }
+
+
+def test_an_interrupted_save_leaves_the_old_one(tmp_path, monkeypatch):
+    model = tiny_model("llama")
+    selector = full_selector(model)
     selector.save_pretrained(tmp_path)
-    assert (tmp_path / "adapter_model.safetensors").is_file()
-    with pytest.raises(ValueError, match="model must be given for a checkpoint with an adapter"):
-        s2t_ext.Selector.from_pretrained(tmp_path)
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("s2t_ext.checkpoint.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_selector(model, seed=8).save_pretrained(tmp_path)
+    assert_same(Selector.from_pretrained(tmp_path), selector)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# ---- wrong models and broken files ---------------------------------------------------------------
+
+
+def test_another_model_is_refused(tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    assert "selector must belong to the model (model_type qwen2)" in message(
+        tmp_path, tiny_model("qwen2")
+    )
+    assert "selector must belong to the model (fingerprint " in message(
+        tmp_path, build_model("llama", seed=3)
+    )
+    wider = build_model(type(tiny_model("llama").config)(hidden_size=64, num_attention_heads=4))
+    assert message(tmp_path, wider) == (
+        "generate: selector must have rows of the model's hidden size 64, got 32"
+    )
+
+
+def test_a_folder_without_a_selector(tmp_path):
+    assert message(tmp_path, kind=FileNotFoundError) == (
+        f"load_selector: path_or_repo must hold s2t_config.json, got {tmp_path}"
+    )
+    nowhere = tmp_path / "nowhere"
+    assert message(nowhere, kind=FileNotFoundError).startswith("load_selector: path_or_repo must ")
+
+
+def test_a_path_that_is_a_file_or_no_repository(tmp_path):
+    path = tmp_path / "s2t_head.safetensors"
+    path.write_bytes(b"")
+    for place in (path, "no such/repository/at all", "nobody/nothing"):
+        text = message(place, kind=FileNotFoundError)
+        assert text.startswith("load_selector: path_or_repo must ") and str(place) in text
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, -1])
+def test_a_truncated_head(kept, tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    path = tmp_path / "s2t_head.safetensors"
+    path.write_bytes(path.read_bytes()[:kept])
+    assert message(tmp_path).startswith(
+        "load_selector: s2t_head.safetensors must be a complete safetensors file, got "
+    )
+
+
+def test_a_missing_head(tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    (tmp_path / "s2t_head.safetensors").unlink()
+    assert message(tmp_path, kind=FileNotFoundError) == (
+        f"load_selector: s2t_head.safetensors must be in the checkpoint, got none in {tmp_path}"
+    )
+
+
+def test_a_pickle_in_place_of_the_head(tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    torch.save({"rows": torch.zeros(5, 32)}, tmp_path / "s2t_head.safetensors")
+    assert "must be a complete safetensors file" in message(tmp_path)
+
+
+def test_a_head_without_rows_or_with_others(tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    path = tmp_path / "s2t_head.safetensors"
+    save_file({"bias": torch.zeros(5)}, path)
+    assert message(tmp_path) == "load_selector: s2t_head.safetensors must hold 'rows', got bias"
+    save_file({}, path)
+    assert message(tmp_path) == "load_selector: s2t_head.safetensors must hold 'rows', got nothing"
+    save_file({"rows": torch.zeros(4, 32)}, path)
+    assert message(tmp_path) == (
+        "load_selector: s2t_head.safetensors must have 5 rows, as its configuration says, got 4"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda c: c.update(format_version=2), "format_version must be 1, got 2"),
+        (lambda c: c.pop("format_version"), "format_version must be 1, got None"),
+        (
+            lambda c: c.pop("selector"),
+            "s2t_config.json must be one that save_pretrained wrote, got KeyError: 'selector'",
+        ),
+        (
+            lambda c: c["selector"].pop("prior_weight"),
+            "s2t_config.json must be one that save_pretrained wrote, got KeyError: 'prior_weight'",
+        ),
+        (
+            lambda c: c.update(calibration=[1]),
+            "s2t_config.json must be one that save_pretrained wrote, got AttributeError: 'list' "
+            "object has no attribute 'items'",
+        ),
+    ],
+)
+def test_a_configuration_of_another_kind(change, expected, tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    path = tmp_path / "s2t_config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    assert message(tmp_path) == f"load_selector: {expected}"
+
+
+def test_a_truncated_configuration(tmp_path):
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+    path = tmp_path / "s2t_config.json"
+    path.write_text(path.read_text()[:100])
+    assert message(tmp_path).startswith("load_selector: s2t_config.json must be valid JSON, got ")
+
+
+# ---- adapters ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("save_head", [False, True])
+def test_an_adapter_travels_with_its_selector(save_head, tmp_path):
+    adapted = add_adapter(build_model("llama"), save_head=save_head)
+    selector = make_selector(
+        adapted.get_base_model(), base_model=describe_base_model(adapted), decoding=ALWAYS
+    )
+    selector.adapted_model = adapted
+    expected = {p: generated(adapted, selector, c) for p, c in _proposers().items()}
+    selector.save_pretrained(tmp_path)
     model = build_model("llama")
-    loaded = s2t_ext.Selector.from_pretrained(tmp_path, model)
-    ids = torch.arange(4, 12)[None]
-    expected = plain(ids).logits
-    assert torch.equal(model(ids).logits, expected)  # the adapter was attached in place
+    loaded = Selector.from_pretrained(tmp_path, model)
+    assert loaded.adapted_model.get_base_model() is model and has_adapter(model)
+    for proposer, config in _proposers().items():
+        assert torch.equal(generated(model, loaded, config), expected[proposer])
+    assert not torch.equal(expected["base"], expected["adapted"])
     merged = loaded.merge()
-    torch.testing.assert_close(merged(ids).logits, expected, rtol=1e-4, atol=1e-4)
-    with pytest.raises(ValueError, match="merge: selector must hold an adapter, got none"):
-        loaded.merge()
+    assert torch.equal(generated(merged, loaded), expected["adapted"])
+    # Saved over its old self, the merged selector no longer brings the adapter.
+    loaded.save_pretrained(tmp_path)
+    again = Selector.from_pretrained(tmp_path, merged)
+    assert again.adapted_model is None and not has_adapter(merged)
+    assert torch.equal(generated(merged, again), expected["adapted"])
+
+
+def _proposers() -> dict[str, S2TConfig]:
+    return {
+        name: S2TConfig(k=4, trigger="always", warmup_steps=0, proposer=name)
+        for name in ("adapted", "base")
+    }
+
+
+@pytest.fixture(scope="module")
+def adapter_folder(tmp_path_factory):
+    """A selector folder with an adapter for the tiny Llama; copy it before you break it."""
+    folder = tmp_path_factory.mktemp("selector")
+    adapted = add_adapter(build_model("llama"))
+    selector = make_selector(adapted.get_base_model(), base_model=describe_base_model(adapted))
+    selector.adapted_model = adapted
+    return selector.save_pretrained(folder)
+
+
+@pytest.fixture
+def folder(adapter_folder, tmp_path):
+    return shutil.copytree(adapter_folder, tmp_path / "copy")
+
+
+def test_an_adapter_needs_its_model(folder):
+    assert message(folder) == (
+        f"load_selector: model must be given for a checkpoint with an adapter, got None ({folder})"
+    )
+
+
+def test_an_adapter_needs_a_plain_model(folder):
+    adapted = add_adapter(build_model("llama"))
+    assert message(folder, adapted) == (
+        "load_selector: model must be a plain transformers model to attach an adapter to, got "
+        "PeftModel with an adapter"
+    )
+    assert message(folder, adapted.get_base_model()) == (
+        "load_selector: model must be a plain transformers model to attach an adapter to, got "
+        "LlamaForCausalLM with an adapter"
+    )
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_of_the_adapter(name, folder):
+    (folder / name).unlink()
+    model = build_model("llama")
+    assert message(folder, model, FileNotFoundError) == (
+        f"load_selector: {name} must be in the checkpoint, got none in {folder}"
+    )
+    assert not has_adapter(model)
+
+
+def test_a_pickled_adapter_is_refused(folder):
+    """And not loaded."""
+    weights = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(weights, folder / "adapter_model.bin")
+    model = build_model("llama")
+    assert message(folder, model) == (
+        "load_selector: the adapter must be in adapter_model.safetensors (loading a pickle can run "
+        "any code), got adapter_model.bin"
+    )
+    assert not has_adapter(model)
+
+
+def test_a_truncated_adapter(folder):
+    path = folder / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    model = build_model("llama")
+    assert message(folder, model).startswith(
+        "load_selector: adapter_model.safetensors must be a complete safetensors file, got "
+    )
+    assert not has_adapter(model)
+
+
+@pytest.mark.parametrize("change", ["wider", "deeper", "shallower", "other modules"])
+def test_an_adapter_for_another_model_leaves_the_model_as_it_was(change, folder):
+    """Its own configuration says nothing of the model; its tensors do."""
+    (folder / "s2t_config.json").unlink()  # a research adapter names no base model
+    options = tiny_model("llama").config.to_dict()
+    options |= {
+        "wider": dict(intermediate_size=48),
+        "deeper": dict(num_hidden_layers=3),
+        "shallower": dict(num_hidden_layers=1),
+        "other modules": {},
+    }[change]
+    model = build_model(
+        "gpt2" if change == "other modules" else type(tiny_model("llama").config)(**options)
+    )
+    before = {name: id(module) for name, module in model.named_modules()}
+    model.lm_head.weight.requires_grad_(False)
+    frozen = [p.requires_grad for p in model.parameters()]
+    logits = model(input_ids=prompts(False).ids).logits
+    text = message(folder, model, reserved_ids=range(80, 96))
+    expected = {
+        "wider": "Error(s) in loading state_dict",
+        "deeper": "14 of its LoRA tensors missing and 0 without a layer",
+        "shallower": "0 of its LoRA tensors missing and 14 without a layer",
+        "other modules": "Target modules ",
+    }[change]
+    assert text.startswith(
+        f"load_selector: adapter must fit {type(model).__name__}, got {expected}"
+    )
+    assert not has_adapter(model) and not hasattr(model, "peft_config")
+    assert {name: id(module) for name, module in model.named_modules()} == before
+    assert [p.requires_grad for p in model.parameters()] == frozen
+    assert torch.equal(model(input_ids=prompts(False).ids).logits, logits)
+
+
+# ---- the released research code's form -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_a_research_adapter_gives_its_score_rows(tmp_path, tied):
-    config = build_model("llama").config
-    config.tie_word_embeddings = tied
-    adapted = add_adapter(build_model(config), save_head=True)
+@pytest.mark.parametrize("modules", [["lm_head"], ["lm_head", "embed_tokens"]])
+def test_a_research_adapter(modules, tied, tmp_path):
+    """A PEFT folder whose own head holds the score rows among the vocabulary's."""
+    from peft import LoraConfig, get_peft_model
+
+    def plain():
+        options = tiny_model("llama").config.to_dict() | dict(tie_word_embeddings=tied)
+        return build_model(type(tiny_model("llama").config)(**options))
+
+    options = LoraConfig(r=4, target_modules=["q_proj", "up_proj"], modules_to_save=modules)
+    adapted = get_peft_model(plain(), options).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name or "modules_to_save" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     adapted.save_pretrained(tmp_path)
-    reserved = list(range(80, 96))
-    expected, _, _ = head_rows(adapted, reserved)
+    reserved = tuple(range(81, 97))
+    base = describe_base_model(plain())
+    model = plain()
+    selector = Selector.from_pretrained(tmp_path, model, reserved_ids=reserved, prior_weight=0.1)
+    assert selector.reserved_ids == reserved and selector.prior_weight == 0.1
+    assert selector.base_model == base
+    head = adapted.get_base_model().lm_head.modules_to_save["default"].weight
+    assert torch.equal(selector.rows, head[81:97])
+    ids = prompts(False).ids
+    torch.testing.assert_close(model(input_ids=ids).logits, adapted(input_ids=ids).logits)
+    output = generated(model, selector)
+    assert not torch.isin(output[:, 9:], torch.tensor(reserved)).any()
+    # Imported, it is a selector folder like any other.
+    selector.save_pretrained(tmp_path / "imported")
+    fresh = plain()
+    loaded = Selector.from_pretrained(tmp_path / "imported", fresh)
+    assert torch.equal(loaded.rows, selector.rows) and loaded.reserved_ids == reserved
+    assert torch.equal(generated(fresh, loaded), output)
+    assert torch.equal(generated(loaded.merge(), loaded), output)
+
+
+def test_the_rows_of_a_research_adapter_are_found_by_its_tokenizer(tmp_path):
+    """Those no token uses; here the vocabulary has 97 entries and the head 120 rows."""
+    options = tiny_model("llama").config.to_dict() | dict(vocab_size=120)
+    config = type(tiny_model("llama").config)(**options)
+    add_adapter(build_model(config), save_head=True).save_pretrained(tmp_path)
     model = build_model(config)
-    selector = s2t_ext.Selector.from_pretrained(tmp_path, model, reserved_ids=reserved)
-    assert torch.equal(selector.rows, expected)
-    assert selector.reserved_ids == tuple(reserved)
+    assert message(tmp_path, model) == (
+        "load_selector: reserved_ids must be given where no tokenizer is found, got None "
+        f"({tmp_path})"
+    )
+    make_tokenizer().save_pretrained(tmp_path)
+    assert not has_adapter(model)
+    assert Selector.from_pretrained(tmp_path, model).reserved_ids == tuple(range(97, 113))
+    small = build_model("llama")
+    text = message(tmp_path, small)
+    assert text == (
+        "load_selector: reserved_ids must be given where the vocabulary leaves fewer than 16 rows "
+        "unused, got None and 0 unused rows"
+    )
+    text = message(tmp_path, small, reserved_ids=[96, 97])
+    assert text == (
+        "load_selector: reserved_ids must be one or more rows of the head, in [0, 97), got [97]"
+    )
+    assert not has_adapter(small)
 
 
-def test_unused_ids_are_rows_without_a_name_in_use():
-    class Tokenizer:
-        all_special_ids = (0, 7)
-        chat_template = "uses <unused3>"
+# ---- a bare score head ---------------------------------------------------------------------------
 
-        def get_vocab(self):
-            named = {"<unused1>": 4, "<unused3>": 5, "[PAD151700]": 6, "<unused9>": 7}
-            return {"<pad>": 0, "a": 1, "b": 2, "c": 3, **named}
+BARE = {
+    "base_model": "tiny llama",
+    "num_bins": 16,
+    "hidden_size": 32,
+    "bin_temperature": 1.0,
+    "prior_weight": 0.1105,
+    "k": 8,
+    "trigger": "entropy",
+    "entropy_threshold": {"5%": 1.119, "1%": 1.801, "10%": 0.789},
+    "vocabulary_ids": [],
+}
 
-    assert find_unused_ids(Tokenizer(), 10) == [4, 6, 8, 9]
+
+def bare_head(folder, **changes) -> dict[str, torch.Tensor]:
+    tensors = {
+        "rows": torch.randn(16, 32) * 0.2,
+        "bias": torch.randn(16),
+        "bin_values": torch.linspace(0, 1, 16),
+    }
+    save_file(tensors, folder / "score_head.safetensors")
+    (folder / "score_head.json").write_text(json.dumps({**BARE, **changes}))
+    return tensors
 
 
-@pytest.mark.parametrize("name", ["llama", "granite", "gemma2"])
-def test_rows_of_a_head_reproduce_its_logits(name):
-    model = build_model(name)
-    ids = [3, 50, 91]
-    rows, bias, post = head_rows(model, ids)
-    hidden = torch.randn(4, model.config.hidden_size)
-    logits = hidden @ rows.T + (0 if bias is None else bias)
-    torch.testing.assert_close(logits, model.get_output_embeddings()(hidden)[:, ids])
-    tokens = torch.arange(4, 10)[None]
-    state = model.base_model(tokens).last_hidden_state
-    torch.testing.assert_close(
-        post.apply(state @ rows.T + (0 if bias is None else bias)), model(tokens).logits[..., ids]
+def test_a_bare_score_head(tmp_path):
+    """score_head.json and score_head.safetensors: an external head on a frozen backbone."""
+    tensors = bare_head(tmp_path)
+    model = tiny_model("llama")
+    selector = Selector.from_pretrained(tmp_path, model)
+    for name, tensor in tensors.items():
+        assert torch.equal(getattr(selector, name), tensor)
+    assert (selector.prior_weight, selector.bin_temperature) == (0.1105, 1.0)
+    assert selector.reserved_ids == () and selector.adapted_model is None
+    assert selector.base_model["name"] == "tiny llama"
+    assert selector.calibrations == {"entropy": Calibration(1.801, 0.01)}
+    assert selector.decoding == S2TConfig(k=8, trigger="entropy")
+    selector.save_pretrained(tmp_path / "native")
+    loaded = Selector.from_pretrained(tmp_path / "native", model)
+    assert torch.equal(generated(model, loaded), generated(model, selector))
+    assert loaded.calibrations == selector.calibrations
+
+
+def test_a_bare_score_head_that_is_broken(tmp_path):
+    bare_head(tmp_path, num_bins=8)
+    assert message(tmp_path) == (
+        "load_selector: score_head.safetensors must have 8 rows, as its configuration says, got 16"
+    )
+    bare_head(tmp_path)
+    (tmp_path / "score_head.json").write_text("{")
+    assert message(tmp_path).startswith("load_selector: score_head.json must be valid JSON, got ")
+    bare_head(tmp_path)
+    (tmp_path / "score_head.safetensors").unlink()
+    assert message(tmp_path, kind=FileNotFoundError) == (
+        f"load_selector: score_head.safetensors must be in the checkpoint, got none in {tmp_path}"
+    )
+    wide = type(tiny_model("llama").config)(hidden_size=64, num_attention_heads=4, vocab_size=50)
+    bare_head(tmp_path)
+    assert message(tmp_path, build_model(wide)) == (
+        "generate: selector must have rows of the model's hidden size 64, got 32"
+    )
+
+
+# ---- the hub -------------------------------------------------------------------------------------
+
+
+def test_push_uploads_the_folder(monkeypatch):
+    """Creates the repository, then uploads what save_pretrained writes."""
+    import huggingface_hub
+
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            calls.append((repo_id, options))
+            return f"hub/{repo_id}"
+
+        def upload_folder(self, *, repo_id, folder_path, commit_message):
+            loaded = Selector.from_pretrained(folder_path)
+            calls.append((repo_id, commit_message, loaded.num_bins))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    selector = full_selector(tiny_model("llama"))
+    assert selector.push_to_hub("me/mine", private=True) == "hub/me/mine"
+    assert push_selector(selector, "me/mine") == "hub/me/mine"
+    assert calls == [
+        ("me/mine", {"exist_ok": True, "private": True}),
+        ("me/mine", "Upload s2t_ext selector", 5),
+        ("me/mine", {"exist_ok": True}),
+        ("me/mine", "Upload s2t_ext selector", 5),
+    ]
+
+
+def test_a_repository_is_downloaded_file_by_file(tmp_path, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    full_selector(tiny_model("llama")).save_pretrained(tmp_path)
+
+    def download(repo_id, name):
+        if repo_id != "me/mine" or not (tmp_path / name).exists():
+            raise LocalEntryNotFoundError(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert Selector.from_pretrained("me/mine", tiny_model("llama")).num_bins == 5
+    assert S2TConfig.from_pretrained("me/mine").k == 3
+    assert message("me/other", kind=FileNotFoundError) == (
+        "load_selector: path_or_repo must hold s2t_config.json, got me/other"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def calibrate(
         raise ValueError(
             "calibrate: selector must have a trigger head for trigger='head', got none"
         )
-    config = S2TConfig(trigger=trigger, threshold=_never_reached(trigger))
+    base = (selector.decoding if selector is not None else None) or S2TConfig()
+    config = replace(base, trigger=trigger, threshold=_never_reached(trigger), select="local")
     texts = [chat_prompt(tokenizer, p) if use_chat_template else p for p in prompts]
     statistics: list[float] = []
     hidden = None if progress is None else not progress
@@ -99,11 +101,16 @@ def threshold_at_rate(
     if not statistics:
         raise ValueError("calibrate: rollouts must be longer than the warmup, got no steps")
     values = torch.tensor(statistics, dtype=torch.float64)
+    values = values[values.isfinite()]  # a row without valid logits has none
+    if not len(values):
+        raise ValueError(
+            f"calibrate: trigger must have a finite statistic, got {trigger!r} with none"
+        )
     below = trigger in FIRES_BELOW
     threshold = float(values.quantile(rate if below else 1.0 - rate))
     fired = (values < threshold) if below else (values > threshold)
     digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else ""
-    return Calibration(threshold, float(fired.double().mean()), len(statistics), digest)
+    return Calibration(threshold, float(fired.double().mean()), len(values), digest)
 
 
 def chat_prompt(tokenizer: Any, text: str) -> str:
@@ -114,6 +121,10 @@ def chat_prompt(tokenizer: Any, text: str) -> str:
         return text
     turn = [{"role": "user", "content": text}]
     prompt: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    # A template may write the bos token that tokenizing adds again; models know only one.
+    bos = getattr(tokenizer, "bos_token", None)
+    if bos and prompt.startswith(bos) and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        prompt = prompt.removeprefix(bos)
     return prompt
 
 

@@ -21,17 +21,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedModel
 
-from .config import CONFIG_NAME, S2TConfig
+from .adapter_checkpoint import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from .adapter_checkpoint import attach_adapter
+from .config import CONFIG_NAME, S2TConfig, read_json
 from .selector import Calibration, Selector, TriggerHead
 
 HEAD_NAME = "s2t_head.safetensors"
 BARE_CONFIG_NAME = "score_head.json"
 BARE_HEAD_NAME = "score_head.safetensors"
-ADAPTER_CONFIG_NAME = "adapter_config.json"
-ADAPTER_HEAD_NAME = "adapter_model.safetensors"
 FORMAT_VERSION = 1
+#: Arguments of a selector that are no tensors.
+STORED_OPTIONS = ("reserved_ids", "bin_temperature", "prior_weight", "logit_scale", "softcap")
 
 
 def load_selector(
@@ -86,12 +87,9 @@ def save_selector(selector: Selector, folder: str | Path) -> Path:
         "base_model": selector.base_model,
         "selector": {
             "num_bins": selector.num_bins,
-            "reserved_ids": list(selector.reserved_ids),
-            "bin_temperature": selector.bin_temperature,
-            "prior_weight": selector.prior_weight,
-            "logit_scale": selector.logit_scale,
-            "softcap": selector.softcap,
+            **{name: getattr(selector, name) for name in STORED_OPTIONS},
         },
+        "adapter": selector.adapted_model is not None,
         "calibration": {name: c.to_dict() for name, c in selector.calibrations.items()},
         "decoding": (selector.decoding or S2TConfig()).to_dict(),
     }
@@ -131,23 +129,21 @@ def import_research_adapter(
     research code writes it.
 
     The score rows are read from the adapted head at `reserved_ids`; when those are not given, they
-    are the 16 highest
-    vocabulary rows that no tokenizer entry uses (`reserved_tokens.resolve_reserved_ids`).
+    are the first 16 vocabulary rows that no tokenizer entry uses
+    (`reserved_tokens.resolve_reserved_ids`).
     """
-    from .reserved_tokens import resolve_reserved_ids
+    from .reserved_tokens import check_ids, resolve_reserved_ids
 
     if model is None:
         raise ValueError(
             "load_selector: model must be given for a checkpoint with an adapter, got None "
             f"({path_or_repo})"
         )
-    locate_file(
-        path_or_repo, ADAPTER_HEAD_NAME
-    )  # safetensors only: a pickled adapter is refused here
     base = describe_base_model(model)
-    adapted = _attach_adapter(path_or_repo, model)
     if reserved_ids is None:
-        reserved_ids = resolve_reserved_ids(adapted, path_or_repo)
+        reserved_ids = resolve_reserved_ids(model, path_or_repo)
+    check_ids(model, reserved_ids)  # before the model is touched
+    adapted = attach_adapter(path_or_repo, model, locate_file)
     selector = Selector.from_reserved_rows(adapted, reserved_ids, base_model=base, **options)
     selector.adapted_model = adapted
     return selector
@@ -161,7 +157,8 @@ def describe_base_model(model: nn.Module) -> dict[str, Any]:
 
     plain = unwrap_peft(model)
     config = plain.config.get_text_config(decoder=True)
-    weight = plain.get_input_embeddings().weight
+    embedding = plain.get_input_embeddings()
+    weight = getattr(embedding, "original_module", embedding).weight  # not an adapter's copy
     rows = torch.linspace(0, weight.shape[0] - 1, 64, device=weight.device).long()
     sample = weight.detach()[rows].to(torch.bfloat16).cpu().contiguous().view(torch.uint8)
     return {
@@ -209,68 +206,78 @@ def _has_file(path_or_repo: str | Path, name: str) -> bool:
     return True
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"load_selector: {path.name} must be valid JSON, got {error}") from error
-    return content
-
-
 def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
+        tensors = load_file(path)
     except SafetensorError as error:
         raise ValueError(
             f"load_selector: {path.name} must be a complete safetensors file, got {error}"
         ) from error
+    if "rows" not in tensors:
+        found = ", ".join(sorted(tensors)) or "nothing"
+        raise ValueError(f"load_selector: {path.name} must hold 'rows', got {found}")
+    return tensors
+
+
+def _check_bins(path: Path, expected: int | None, rows: torch.Tensor) -> None:
+    if expected is not None and expected != rows.shape[0]:
+        raise ValueError(
+            f"load_selector: {path.name} must have {expected} rows, as its configuration says, got "
+            f"{rows.shape[0]}"
+        )
 
 
 def _load_native(
     path_or_repo: str | Path, model: nn.Module | None, options: dict[str, Any]
 ) -> Selector:
-    content = _read_json(locate_file(path_or_repo, CONFIG_NAME))
+    content = read_json(locate_file(path_or_repo, CONFIG_NAME), "load_selector")
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise ValueError(f"load_selector: format_version must be {FORMAT_VERSION}, got {version}")
-    tensors = _read_tensors(locate_file(path_or_repo, HEAD_NAME))
-    if "rows" not in tensors:
-        raise ValueError(
-            f"load_selector: {HEAD_NAME} must hold 'rows', got "
-            f"{', '.join(sorted(tensors)) or 'nothing'}"
-        )
-    stored = dict(content["selector"])
-    stored.pop("num_bins", None)
+    path = locate_file(path_or_repo, HEAD_NAME)
+    tensors = _read_tensors(path)
     head = None
     if "trigger_weight" in tensors:
         head = TriggerHead(tensors["trigger_weight"], float(tensors["trigger_bias"]))
+    try:
+        stored = {name: content["selector"][name] for name in STORED_OPTIONS}
+        calibrations = {n: Calibration(**c) for n, c in content.get("calibration", {}).items()}
+        # Folders of the first version do not say; what lies there is then theirs.
+        adapter = content.get("adapter", _has_file(path_or_repo, ADAPTER_CONFIG_NAME))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"load_selector: {CONFIG_NAME} must be one that save_pretrained wrote, got "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _check_bins(path, content["selector"].get("num_bins"), tensors["rows"])
     arguments = {
         "rows": tensors["rows"],
         "bias": tensors.get("bias"),
         "bin_values": tensors.get("bin_values"),
         "trigger_head": head,
         "base_model": content.get("base_model"),
-        "calibrations": {
-            name: Calibration(**c) for name, c in content.get("calibration", {}).items()
-        },
+        "calibrations": calibrations,
         "decoding": S2TConfig.from_dict(content.get("decoding", {})),
         **stored,
     }
     selector = Selector(**{**arguments, **options})
-    if _has_file(path_or_repo, ADAPTER_CONFIG_NAME):
+    if adapter:
+        locate_file(path_or_repo, ADAPTER_CONFIG_NAME)
         if model is None:
             raise ValueError(
                 "load_selector: model must be given for a checkpoint with an adapter, got None "
                 f"({path_or_repo})"
             )
         selector.check_fits(model)
-        selector.adapted_model = _attach_adapter(path_or_repo, model)
+        selector.adapted_model = attach_adapter(path_or_repo, model, locate_file)
     return selector
 
 
 def _load_bare_head(path_or_repo: str | Path, options: dict[str, Any]) -> Selector:
-    content = _read_json(locate_file(path_or_repo, BARE_CONFIG_NAME))
-    tensors = _read_tensors(locate_file(path_or_repo, BARE_HEAD_NAME))
+    content = read_json(locate_file(path_or_repo, BARE_CONFIG_NAME), "load_selector")
+    path = locate_file(path_or_repo, BARE_HEAD_NAME)
+    tensors = _read_tensors(path)
+    _check_bins(path, content.get("num_bins"), tensors["rows"])
     thresholds = content.get("entropy_threshold", {})
     calibrations = {}
     if thresholds:
@@ -292,21 +299,3 @@ def _load_bare_head(path_or_repo: str | Path, options: dict[str, Any]) -> Select
         "decoding": S2TConfig(k=content.get("k", 8), trigger=content.get("trigger", "entropy")),
     }
     return Selector(tensors["rows"], **{**arguments, **options})
-
-
-def _attach_adapter(path_or_repo: str | Path, model: nn.Module) -> nn.Module:
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError(
-            "load_selector: peft must be installed for a checkpoint with an adapter: pip "
-            "install peft"
-        ) from error
-    if isinstance(model, PeftModel) or not isinstance(model, PreTrainedModel):
-        raise ValueError(
-            "load_selector: model must be a plain transformers model to attach an adapter to, "
-            f"got {type(model).__name__}"
-        )
-    adapted: nn.Module = PeftModel.from_pretrained(model, str(path_or_repo))
-    adapted.eval()
-    return adapted

@@ -69,11 +69,21 @@ def resolve_reserved_ids(
     unused = find_unused_ids(tokenizer, rows)
     if len(unused) < num_bins:
         raise ValueError(
-            f"load_selector: reserved_ids must be given, since the vocabulary leaves {num_bins} "
-            "rows "
-            f"unused or fewer, got {len(unused)}"
+            "load_selector: reserved_ids must be given where the vocabulary leaves fewer than "
+            f"{num_bins} rows unused, got None and {len(unused)} unused rows"
         )
     return tuple(unused[:num_bins])
+
+
+def check_ids(model: nn.Module, ids: Sequence[int]) -> None:
+    """Raises ValueError unless all ids are rows of the model's head."""
+    rows = unwrap_peft(model).get_output_embeddings().weight.shape[0]
+    outside = [i for i in ids if not 0 <= i < rows]
+    if outside or not ids:
+        raise ValueError(
+            f"load_selector: reserved_ids must be one or more rows of the head, in [0, {rows}), "
+            f"got {outside or 'none'}"
+        )
 
 
 @torch.no_grad()
@@ -86,6 +96,7 @@ def head_rows(
     The weights are read where the head is a plain linear layer (or PEFT's trained copy of one), and
     checked against the head's own output; any other head is probed with unit vectors.
     """
+    check_ids(model, ids)
     plain = unwrap_peft(model)
     head = plain.get_output_embeddings()
     index = torch.tensor(list(ids), device=plain.device)
@@ -94,7 +105,8 @@ def head_rows(
     if linear is not None:
         rows = linear.weight[index].detach().clone()
         bias = None if linear.bias is None else linear.bias[index].detach().clone()
-        sample = torch.randn(4, rows.shape[1], dtype=rows.dtype, device=rows.device)
+        own = torch.Generator().manual_seed(0)  # reading rows must not move the caller's
+        sample = torch.randn(4, rows.shape[1], generator=own).to(rows)
         expected = head(sample)[:, index].float()
         actual = sample.float() @ rows.float().T + (0 if bias is None else bias.float())
         tolerance = 1e-4 if rows.dtype == torch.float32 else 2e-2

@@ -4,6 +4,7 @@ S2T-LOCAL).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -109,7 +110,14 @@ class Selector:
                     tuple(vector.shape) == (bins,), name, f"have shape [{bins}]", list(vector.shape)
                 )
         _require(bin_temperature > 0, "bin_temperature", "be above 0", bin_temperature)
+        for name, tensor in (("rows", rows), ("bias", bias), ("bin_values", bin_values)):
+            if tensor is not None:
+                _require(bool(tensor.isfinite().all()), name, "be finite", "NaN or infinities")
+        _require(math.isfinite(prior_weight), "prior_weight", "be finite", prior_weight)
         _require(len(reserved_ids) <= 64, "reserved_ids", "hold at most 64 ids", len(reserved_ids))
+        _require(
+            all(int(i) >= 0 for i in reserved_ids), "reserved_ids", "be at least 0", reserved_ids
+        )
         if isinstance(trigger_head, tuple):
             trigger_head = TriggerHead(trigger_head[0].float().reshape(-1), float(trigger_head[1]))
         if trigger_head is not None:

@@ -30,6 +30,10 @@ def calibrate(
 
         if not prompts.is_file():
             raise FileNotFoundError(f"--prompts must be a file, got {prompts}")
+        if selector is not None and not Path(selector).is_dir():
+            raise FileNotFoundError(
+                f"--selector must be a folder (the threshold is stored in it), got {selector}"
+            )
         texts = read_prompts(prompts)
         student, tokenizer = load_model(model, dtype)
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None

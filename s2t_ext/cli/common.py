@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 errors = Console(stderr=True)
+
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @contextlib.contextmanager
@@ -20,7 +24,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError, ImportError, NotImplementedError) as error:
-        errors.print(f"[red]error:[/red] {error}", highlight=False, soft_wrap=True)
+        text = escape(str(error))  # "[k, 64]" is no markup
+        errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from error
 
 
@@ -28,7 +33,12 @@ def load_model(path: str, dtype: str) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or hub repository, on the GPU if there is one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype}")
+    if not sys.stderr.isatty():  # a bar in a log is many lines
+        logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
@@ -51,7 +61,9 @@ def read_prompts(path: Path) -> list[str]:
             record = json.loads(line)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: line {number} must be JSON, got {error}") from error
-        text = record.get("prompt", record.get("question"))
+        text = None
+        if isinstance(record, dict):
+            text = record.get("prompt", record.get("question"))
         if not isinstance(text, str):
             raise ValueError(f'{path}: line {number} must have "prompt" or "question", got {line}')
         prompts.append(text)

@@ -62,7 +62,8 @@ def generate(
             )  # fmt: skip
             printer.end()
             summary = output.s2t.summary()
-            errors.print(_one_line(summary), style="dim", highlight=False, soft_wrap=True)
+            line = _one_line(summary)
+            errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
             if trace is not None:
                 path = trace if len(prompt) == 1 else trace.with_stem(f"{trace.stem}-{number}")
                 output.s2t.write_jsonl(path)
@@ -123,7 +124,8 @@ class _Printer:
     def __init__(self, tokenizer: Any, color: bool) -> None:
         self.tokenizer = tokenizer
         self.color = color
-        self._held: list[int] = []
+        self._tokens: list[int] = []  # from the last printed token on
+        self._printed = 0  # how many of them are printed
         self._special = set(tokenizer.all_special_ids)
 
     def step(self, event: StepEvent) -> None:
@@ -131,11 +133,12 @@ class _Printer:
         token = int(event.tokens[0])
         if token in self._special:
             return
-        self._held.append(token)
-        text = self.tokenizer.decode(self._held)
+        self._tokens.append(token)
+        text = self._unprinted()
         if text.endswith("\ufffd"):  # the bytes of a character are not all there yet
             return
-        self._held.clear()
+        self._tokens = self._tokens[self._printed :]
+        self._printed = len(self._tokens)
         style = ""
         if self.color and bool(event.triggered[0]):
             style = CHANGED if bool(event.changed[0]) else TRIGGERED
@@ -144,4 +147,10 @@ class _Printer:
 
     def end(self) -> None:
         """The rest of an unfinished character, and a line end."""
-        typer.echo(self.tokenizer.decode(self._held) if self._held else "")
+        typer.echo(self._unprinted())
+
+    def _unprinted(self) -> str:
+        """Text of the new tokens, after the one before them: alone, a word may lose its space."""
+        before: str = self.tokenizer.decode(self._tokens[: self._printed])
+        text: str = self.tokenizer.decode(self._tokens)
+        return text[len(before) :]

@@ -26,7 +26,12 @@ def import_checkpoint(
 
         options = {}
         if reserved_ids is not None:
-            options["reserved_ids"] = [int(part) for part in reserved_ids.split(",")]
+            parts = reserved_ids.split(",")
+            if not all(part.strip().isdecimal() for part in parts):
+                raise ValueError(
+                    f"--reserved-ids must be comma-separated numbers, got {reserved_ids}"
+                )
+            options["reserved_ids"] = [int(part) for part in parts]
         student, _ = load_model(model, dtype)
         base = describe_base_model(student)
         selector = load_selector(checkpoint, student, **options)

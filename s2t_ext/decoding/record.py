@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -175,13 +176,20 @@ class DecodingRecord:
         }
 
     def write_jsonl(self, path: str | Path) -> Path:
-        """Writes one line with the totals, then one line per sequence; returns the path."""
+        """Writes one line with the totals, then one line per sequence; returns the path.
+
+        NaN and infinities (the margin of a single candidate) are null: JSON has no numbers for
+        them.
+        """
         path = Path(path)
         with path.open("w") as file:
-            file.write(json.dumps({"kind": "summary", **self.summary()}) + "\n")
+            file.write(json.dumps({"kind": "summary", **self.summary()}, allow_nan=False) + "\n")
             for index, row in enumerate(self.rows):
                 content = {name: getattr(row, name) for name in RowRecord.__dataclass_fields__}
-                file.write(json.dumps({"kind": "row", "row": index, **content}) + "\n")
+                for name in ("entropies", "statistics"):
+                    content[name] = [v if math.isfinite(v) else None for v in content[name]]
+                line = {"kind": "row", "row": index, **content}
+                file.write(json.dumps(line, allow_nan=False) + "\n")
         return path
 
 

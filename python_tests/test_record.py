@@ -1,0 +1,141 @@
+"""The `.s2t` of a result: what happened at every step, and its JSON lines."""
+
+import json
+import math
+
+import pytest
+import torch
+from models import (
+    PAD,
+    PROMPT,
+    make_selector,
+    one_thread,  # noqa: F401
+    prompts,
+    tiny_model,
+    way_in,
+)
+
+from s2t_ext import DecodingRecord, S2TConfig, S2TGenerateOutput, StepEvent
+from s2t_ext.decoding.record import RowRecord
+
+HALF = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0)
+
+
+def run(config=HALF, **options):
+    model, inputs = tiny_model("llama"), prompts(True)
+    events = []
+    generate = way_in(
+        "generate", model, config, make_selector(model), seed=3, on_step=events.append
+    )
+    output = generate(
+        input_ids=inputs.ids,
+        attention_mask=inputs.mask,
+        max_new_tokens=10,
+        return_dict_in_generate=True,
+        **options,
+    )
+    return output, events
+
+
+def test_rows_tell_what_was_generated():
+    """Up to and with the token that ended the row."""
+    output, _ = run()
+    assert isinstance(output, S2TGenerateOutput) and isinstance(output.s2t, DecodingRecord)
+    new = output.sequences[:, PROMPT:]
+    lengths = set()
+    for row, tokens in zip(output.s2t.rows, new.tolist(), strict=True):
+        assert row.tokens == tokens[: row.steps]
+        assert set(tokens[row.steps :]) <= {PAD}
+        assert len(row.entropies) == len(row.statistics) == row.steps
+        assert row.triggered_steps == [t for t, u in enumerate(row.statistics) if u < 0.5]
+        assert len(row.chosen_ranks) == len(row.triggered_steps)
+        changed = [
+            step
+            for step, rank in zip(row.triggered_steps, row.chosen_ranks, strict=True)
+            if rank > 0
+        ]
+        assert row.changed_steps == changed
+        lengths.add(row.steps)
+    assert len(lengths) > 1  # one ended early
+    assert output.s2t.steps == sum(row.steps for row in output.s2t.rows)
+    assert 0 < output.s2t.changed_tokens <= output.s2t.triggers < output.s2t.steps
+    assert output.s2t.trigger_rate == output.s2t.triggers / output.s2t.steps
+
+
+def test_events_tell_it_as_it_happens():
+    output, events = run()
+    assert [event.step for event in events] == list(range(len(events)))
+    assert torch.equal(torch.stack([e.tokens for e in events], dim=1), output.sequences[:, PROMPT:])
+    for event in events:
+        assert isinstance(event, StepEvent)
+        assert not (event.triggered & ~event.active).any()
+        assert torch.equal(event.changed, event.triggered & (event.tokens != event.ordinary))
+        assert (event.scores is None) == (not event.triggered.any())
+        for b in event.triggered.nonzero().flatten().tolist():
+            assert event.candidates[b, event.slot[b]] == event.tokens[b]
+            assert event.slot[b] == event.scores[b].argmax()
+        assert (event.slot[~event.triggered] == 0).all()
+        assert torch.equal(event.ordinary[event.active], event.candidates[event.active, 0])
+
+
+def test_a_sampled_token_is_changed_by_a_choice_that_takes_another():
+    """Compared with the token that would have been drawn, not with the favourite."""
+    output, events = run(do_sample=True, top_k=0)
+    changed = sum(int(event.changed.sum()) for event in events)
+    assert changed == output.s2t.changed_tokens > 0
+    assert any((event.changed & (event.slot == 0)).any() for event in events)
+
+
+@pytest.mark.parametrize("step", ["tree", "expand"])
+def test_phases_are_timed(step):
+    config = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0, step=step)
+    record = run(config)[0].s2t
+    assert set(record.milliseconds) == {
+        "prefill",
+        "propose",
+        "trigger",
+        "candidate_forward",
+        "score_and_select",
+        "commit",
+        "forward",
+    }
+    assert all(value > 0 for value in record.milliseconds.values())
+    assert record.step_mode == step
+    assert record.teacher_forward_passes == 0
+
+
+def strict(line: str) -> dict:
+    """JSON as the standard has it: no NaN, no Infinity."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(line, parse_constant=refuse)
+
+
+def test_jsonl(tmp_path):
+    output, _ = run()
+    path = output.s2t.write_jsonl(tmp_path / "trace.jsonl")
+    summary, *rows = [strict(line) for line in path.read_text().splitlines()]
+    assert summary == {"kind": "summary", **output.s2t.summary()}
+    assert summary["triggers"] == output.s2t.triggers and summary["step_mode"] == "tree"
+    for index, (line, row) in enumerate(zip(rows, output.s2t.rows, strict=True)):
+        assert line.pop("kind") == "row" and line.pop("row") == index
+        assert RowRecord(**line) == row
+
+
+def test_jsonl_has_no_numbers_that_json_has_not(tmp_path):
+    """One candidate has an infinite margin."""
+    config = S2TConfig(k=1, trigger="margin", threshold=1.0)
+    output, _ = run(config)
+    assert set(output.s2t.rows[0].statistics) == {math.inf}
+    path = output.s2t.write_jsonl(str(tmp_path / "trace.jsonl"))
+    rows = [strict(line) for line in path.read_text().splitlines()][1:]
+    assert set(rows[0]["statistics"]) == {None}
+
+
+def test_an_empty_record():
+    record = DecodingRecord()
+    record.finish()
+    assert record.rows == [] and record.trigger_rate == 0.0
+    assert record.summary()["steps"] == 0
