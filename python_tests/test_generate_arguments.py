@@ -204,13 +204,14 @@ def test_argument(name, way):
 @pytest.mark.parametrize("name", ["prefill_chunk_size", "cache_implementation=static"])
 @pytest.mark.parametrize("architecture", ["llama", "mistral_window", "gemma3"])
 def test_how_it_is_computed_changes_no_choice(architecture, name):
-    """Chunks and static caches (which expand the candidates) choose what plain decoding chooses."""
+    """Chunks and static caches choose what plain decoding chooses."""
     model = tiny_model(architecture)
     generate = way_in("generate", model, ALWAYS, make_selector(model))
     plain = generate(**complete({}))
     output = generate(**complete({**ARGUMENTS[name][0], "return_dict_in_generate": True}))
     assert torch.equal(output.sequences, plain)
-    assert output.s2t.step_mode == ("expand" if "static" in name else "tree")
+    expands = "static" in name and architecture != "llama"  # a window evicts as it writes
+    assert output.s2t.step_mode == ("expand" if expands else "tree")
 
 
 @pytest.mark.parametrize("way", WAYS_IN)

@@ -24,6 +24,8 @@ class CandidateContext:
             without padding.
         position_ids: int64 [batch, n + c + 1], or None for models that take none.
         model_kwargs: Everything else `generate` passes to the model.
+        compile_config: How transformers compiles its own forwards of this generation; None where it
+            does not.
     """
 
     cache: Cache
@@ -32,6 +34,7 @@ class CandidateContext:
     attention_mask: torch.Tensor | None
     position_ids: torch.Tensor | None
     model_kwargs: dict[str, Any]
+    compile_config: Any = None
 
     @property
     def pending(self) -> torch.Tensor:

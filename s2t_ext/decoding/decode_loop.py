@@ -25,6 +25,7 @@ from .ordinary_token import OrdinaryToken
 from .record import DecodingRecord, S2TGenerateOutput, StepEvent
 from .requirements import check_choices, check_generation, check_options, check_prompt
 from .selection import Choice, NoSelection, Selection, StepState
+from .sequences import Sequences
 from .student import Student
 from .teacher_selection import TeacherSelection, TeacherView
 
@@ -114,19 +115,14 @@ class DecodeLoop:
         options: DecodingOptions,
     ) -> None:
         self.student = student
-        self.input_ids = input_ids
         self.ordinary = ordinary
         self.trigger = trigger
         self.selection = selection
         self.teacher = teacher
-        self.stopping_criteria = stopping_criteria
         self.options = options
         self.record = student.record
-        self.has_eos = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
         batch, device = input_ids.shape[0], input_ids.device
         self.seed = row_seeds(options.seed, batch, device)
-        self.position = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.unfinished = torch.ones(batch, dtype=torch.bool, device=device)
         config = student.generation_config
         self.pad_id = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
         reserved = options.selector.reserved_ids if options.selector is not None else ()
@@ -137,7 +133,7 @@ class DecodeLoop:
         self.scores: list[torch.Tensor] | None = [] if keep and config.output_scores else None
         self.raw_logits: list[torch.Tensor] | None = [] if keep and config.output_logits else None
         self._has_next_logits = False
-        self._without_logits = torch.zeros_like(self.unfinished)
+        self.sequences = Sequences(input_ids, stopping_criteria, self.scores)
 
     @torch.no_grad()
     def run(self, streamer: BaseStreamer | None) -> S2TGenerateOutput | torch.Tensor:
@@ -151,34 +147,34 @@ class DecodeLoop:
                     streamer.put(event.tokens.cpu())
                 if self.options.on_step is not None:
                     self.options.on_step(event)
-                if not bool(self.unfinished.any()):
+                if not self.sequences.any_goes_on:
                     break
                 if not self._has_next_logits:
                     with self.record.phase("forward"):
-                        self.student.forward(self.input_ids)
+                        self.student.forward(self.sequences.input_ids)
                 step += 1
         if streamer is not None:
             streamer.end()
         self.record.finish()
-        if bool(
-            self._without_logits.any()
-        ):  # said once, at the end: asking earlier would wait for the device
-            rows = self._without_logits.nonzero().flatten().tolist()
+        # Said once, at the end: asking earlier would wait for the device.
+        rows = self.sequences.without_logits.nonzero().flatten().tolist()
+        if rows:
             logger.warning("generate: logits must hold a valid value, got none in rows %s", rows)
         return self._result()
 
     def _prefill(self) -> None:
         with self.record.phase("prefill"):
             if self.selection.looks_ahead:
-                self.student.make_room_for_last_token(self.input_ids.shape[0])
+                k = self.options.config.k if self.selection.wants_candidate_cache else 1
+                self.student.make_room_for_last_token(len(self.sequences.unfinished), k)
             if self.selection.wants_candidate_cache:
                 self.student.use_candidate_cache(self.options.config.k)
-            self.student.prefill(self.input_ids)
-            self.selection.prefilled(self.student.context(self.input_ids))
+            self.student.prefill(self.sequences.input_ids)
+            self.selection.prefilled(self.student.context(self.sequences.input_ids))
         self.record.step_mode, self.record.step_reason = self.selection.describe()
 
     def _step(self, step: int) -> StepEvent:
-        """One token of every row, from the student's logits to `self.input_ids`."""
+        """One token of every row, from the student's logits to the sequences."""
         config = self.options.config
         with self.record.phase("propose"):
             processed = self._process(self.student.logits)
@@ -189,8 +185,10 @@ class DecodeLoop:
             ordinary, default = self._ordinary(processed, proposal)
         with self.record.phase("trigger"):
             statistic = self._statistic(support, step)
-            triggered = self.trigger.fires(statistic, step) & self.unfinished
-            needs_choice = self.trigger.can_fire and bool(triggered.any())
+            triggered = self.trigger.fires(statistic, step) & self.sequences.unfinished
+            needs_choice = self.trigger.can_fire and self.sequences.any_triggered(
+                triggered, default
+            )
         choice: Choice | None = None
         self._has_next_logits = False
         if needs_choice:
@@ -203,12 +201,12 @@ class DecodeLoop:
             slot=torch.zeros_like(default) if choice is None else choice.slot,
             statistic=statistic,
             entropy=proposal.support_entropy,
-            active=self.unfinished.clone(),
+            active=self.sequences.unfinished,
             candidates=proposal.ids,
             scores=None if choice is None else choice.scores,
         )
         self.record.add(event)
-        self._append(event.tokens)
+        self.sequences.append(event.tokens, chosen=choice is not None)
         return event
 
     def _process(self, logits: torch.Tensor) -> torch.Tensor:
@@ -220,12 +218,12 @@ class DecodeLoop:
         untouched = not self.ordinary.processors and not self.ordinary.warpers
         if untouched and self.scores is None and self.raw_logits is None:
             return logits if logits.dtype != torch.float64 else logits.float()
-        logits = logits.to(copy=True, dtype=torch.float32, device=self.input_ids.device)
-        processed: torch.Tensor = self.ordinary.processors(self.input_ids, logits)
+        logits = logits.to(copy=True, dtype=torch.float32, device=self.sequences.input_ids.device)
+        processed: torch.Tensor = self.ordinary.processors(self.sequences.input_ids, logits)
         if self.raw_logits is not None:
             self.raw_logits.append(logits)
         if self.scores is not None:
-            self.scores.append(self.ordinary.scores(self.input_ids, processed))
+            self.scores.append(self.ordinary.scores(self.sequences.input_ids, processed))
         return processed
 
     def _ordinary(
@@ -238,15 +236,14 @@ class DecodeLoop:
         ordinary = self.ordinary.choose(
             processed,
             proposal.ids[:, 0],
-            self.input_ids,
+            self.sequences.input_ids,
             seed=self.seed,
-            position=self.position,
+            position=self.sequences.position,
             blocked_ids=self.blocked_ids,
         )
         invalid = ordinary < 0
-        default = ordinary.masked_fill(invalid | self._padding_rows(), self.pad_id)
-        self._without_logits = self._without_logits | (invalid & self.unfinished)
-        self.unfinished &= ~invalid
+        default = ordinary.masked_fill(invalid | self.sequences.padding_rows(), self.pad_id)
+        self.sequences.stop_without_logits(invalid)
         return ordinary, default
 
     def _statistic(self, support: ProposedCandidates, step: int) -> torch.Tensor:
@@ -254,13 +251,13 @@ class DecodeLoop:
             if step < self.trigger.warmup_steps or not self.trigger.can_fire:
                 return torch.zeros_like(support.logsumexp)
             assert self.teacher is not None  # check_options()
-            context = self.student.context(self.input_ids)
+            context = self.student.context(self.sequences.input_ids)
             k = self.options.config.k
-            return self.teacher.evaluate(context, support, k, self.unfinished).kl
+            return self.teacher.evaluate(context, support, k, self.sequences.unfinished).kl
         return self.trigger.statistic(
             support,
             seed=self.seed,
-            position=self.position,
+            position=self.sequences.position,
             hidden=self.student.hidden,
             selector=self.options.selector,
         )
@@ -279,11 +276,11 @@ class DecodeLoop:
             processed=processed,
             default=default,
             triggered=triggered,
-            finished=self._padding_rows(),
+            finished=self.sequences.padding_rows(),
             pad_id=self.pad_id,
             seed=self.seed,
-            position=self.position,
-            context=self.student.context(self.input_ids),
+            position=self.sequences.position,
+            context=self.student.context(self.sequences.input_ids),
         )
         choice = self.selection.choose(state)
         if choice.logits is not None:
@@ -291,24 +288,12 @@ class DecodeLoop:
             self._has_next_logits = True
         return choice
 
-    def _padding_rows(self) -> torch.Tensor:
-        """Rows that emit the pad token: finished ones, if there is an end-of-sequence token, and
-        those that had to stop.
-        """
-        return ~self.unfinished if self.has_eos else self._without_logits
-
-    def _append(self, tokens: torch.Tensor) -> None:
-        self.input_ids = torch.cat([self.input_ids, tokens[:, None]], dim=-1)
-        scores = None if self.scores is None else tuple(self.scores)
-        self.unfinished &= ~self.stopping_criteria(self.input_ids, scores)
-        self.position += 1
-
     def _result(self) -> S2TGenerateOutput | torch.Tensor:
         cache = self.student.final_cache()  # also where the caller goes on with a cache it gave
         if not self.student.generation_config.return_dict_in_generate:
-            return self.input_ids
+            return self.sequences.input_ids
         return S2TGenerateOutput(
-            sequences=self.input_ids,
+            sequences=self.sequences.input_ids,
             scores=None if self.scores is None else tuple(self.scores),
             logits=None if self.raw_logits is None else tuple(self.raw_logits),
             past_key_values=cache,

@@ -17,6 +17,7 @@ from .options import DecodingOptions
 from .record import DecodingRecord
 from .selection import Choice, StepState, check_whole_sequence
 from .self_test import attach, make_step, restarts_prefix
+from .static_tree_step import MASKED_ATTENTION, StaticTreeStep, fits, is_static
 
 
 class LocalSelection:
@@ -40,7 +41,7 @@ class LocalSelection:
         self.config = options.config
         self.record = record
         attachment = attach(model)
-        self._tree, self._reason = attachment.tree, attachment.reason
+        self._head, self._reason = attachment.head, attachment.reason
         self.step: CandidateStep = make_step(attachment, self.config.step)
         if self.config.step == "expand":
             self._reason = "step='expand' was asked for"
@@ -60,21 +61,28 @@ class LocalSelection:
     def prefilled(self, context: CandidateContext) -> None:
         """Settles the step for the inputs at hand, and makes the scorer's own cache."""
         if not isinstance(self.step, ExpandStep):
-            kind = type(context.cache).__name__
-            if context.position_ids is None:
-                self._expand(
-                    f"{type(self.model).__name__} is given no position_ids",
-                    "position_ids must be an argument of the model's forward for step='tree', "
-                    f"got none in {type(self.model).__name__}",
-                )
-            elif self._switch is None and not can_commit(context.cache):
-                self._expand(
-                    f"the given {kind} cannot hold alternatives",
-                    "past_key_values must be a cache whose last entries can be replaced for "
-                    f"step='tree', got {kind}",
-                )
+            self._settle_tree(context)
         if self._switch is not None:
             self._scorer = self._make_scorer(context)
+
+    def _settle_tree(self, context: CandidateContext) -> None:
+        kind = type(context.cache).__name__
+        if context.position_ids is None:
+            self._expand(
+                f"{type(self.model).__name__} is given no position_ids",
+                "position_ids must be an argument of the model's forward for step='tree', "
+                f"got none in {type(self.model).__name__}",
+            )
+        elif self._switch is not None or can_commit(context.cache):
+            return  # the scorer has a cache of its own
+        elif self._static_tree_is_possible(context):
+            self.step = StaticTreeStep(self.model, self._head)
+        else:
+            self._expand(
+                f"the given {kind} cannot hold alternatives",
+                "past_key_values must be a cache whose last entries can be replaced for "
+                f"step='tree', got {kind}",
+            )
 
     def _expand(self, reason: str, refusal: str) -> None:
         if self.config.step == "tree":
@@ -134,9 +142,20 @@ class LocalSelection:
         """
         if isinstance(self.step, ExpandStep):
             return self.step
-        if can_commit(context.cache) and not restarts_prefix(self.model, context):
+        if isinstance(self.step, StaticTreeStep):
+            possible = fits(context.cache, context, self.config.k)
+        else:
+            possible = can_commit(context.cache)
+        if possible and not restarts_prefix(self.model, context):
             return self.step
         return ExpandStep(self.model)
+
+    def _static_tree_is_possible(self, context: CandidateContext) -> bool:
+        return (
+            is_static(context.cache)
+            and self._head.body is not None
+            and self.model.config._attn_implementation in MASKED_ATTENTION
+        )
 
     def _make_scorer(self, context: CandidateContext) -> LaggingScorer:
         assert self._switch is not None

@@ -48,6 +48,7 @@ class Student:
         self.trace_hidden = trace_hidden
         self.hidden: torch.Tensor | None = None
         self._forward_call: Any = model.__call__
+        self._compile_config: Any = None
         self._last_token_cached = False
         self._undo: Callable[[], None] | None = None
 
@@ -61,9 +62,9 @@ class Student:
             config = self.model.config.get_text_config(decoder=True)
             self.model_kwargs[name] = candidate_cache(config, length and length + k)
 
-    def make_room_for_last_token(self, batch: int) -> None:
+    def make_room_for_last_token(self, batch: int, k: int) -> None:
         """Static caches end where transformers stops, one token before the end; a choice in the
-        last step needs that place too.
+        last step needs that place too, and one that transformers makes gets room for all K.
 
         Raises:
             ValueError: if the cache is the user's own.
@@ -84,7 +85,7 @@ class Student:
         self.model_kwargs[name] = self.model._prepare_static_cache(
             cache_implementation=config.cache_implementation,
             batch_size=batch,
-            max_cache_len=needed,
+            max_cache_len=needed + k - 1,
             prefill_chunk_size=config.prefill_chunk_size,
             model_kwargs=self.model_kwargs,
         )
@@ -101,6 +102,7 @@ class Student:
         self._count_prefill(input_ids, cached_tokens(self.cache) - before)
         if model._valid_auto_compile_criteria(self.model_kwargs, config):
             self._forward_call = model.get_compiled_call(config.compile_config)
+            self._compile_config = config.compile_config or model._default_compile_config()
 
     def _count_prefill(self, input_ids: torch.Tensor, cached: int) -> None:
         """Only what a given cache did not hold was computed, chunk by chunk if asked for."""
@@ -144,6 +146,7 @@ class Student:
             attention_mask=self.model_kwargs.get("attention_mask"),
             position_ids=self.model_kwargs.get("position_ids"),
             model_kwargs=self.model_kwargs,
+            compile_config=self._compile_config,
         )
 
     @property
