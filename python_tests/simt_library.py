@@ -1,7 +1,7 @@
 """Builds `_simt`, the CUDA kernels on a CPU (csrc/simt/README.md), once per state of its sources.
 
 The library ends up in build/simt/, keyed by what it was made from, so that only the first test
-session after a change compiles. CMake builds the same with -DS2T_SIMT=ON.
+session after a change compiles. By hand: python python_tests/simt_library.py prints the path.
 """
 
 import hashlib
@@ -96,3 +96,7 @@ def build() -> Path:
             pool.map(lambda source: compile_object(source, folder / f"{source.name}.o"), sources())
         )
     return link(objects, library)
+
+
+if __name__ == "__main__":
+    print(build())
