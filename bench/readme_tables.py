@@ -72,6 +72,14 @@ def decoding_rows():
             f"({row['speed_up_low']:.0f} to {row['speed_up_high']:.0f}) | recomputing the "
             "prefix per candidate |"
         )
+    if result := newest("teacher"):
+        row = result["rows"][0]
+        lines.append(
+            f"| {row['case']} | {row['s2t_ms']:.0f} ms per token | "
+            f"{row['ratio_to_both_steps']:.2f} x the time ({row['ratio_low']:.2f} to "
+            f"{row['ratio_high']:.2f}) | `generate` of student ({row['student_ms']:.0f} ms) plus "
+            f"teacher ({row['teacher_ms']:.0f} ms); `bench/bench_teacher.py` |"
+        )
     if result := newest("memory"):
         row = result["rows"][0]
         lines.append(
