@@ -24,7 +24,7 @@ SCHEDULES = {
 BATCHES = (1, 2, 3, 8, 17)
 VOCABS = (1, 7, 63, 64, 65, 1023, 1025, 32_001, 50_257, 151_936)
 KS = (1, 2, 8, 16, 63, 64)
-LARGE_VOCAB = 50_000  # from here on rows cost a second each: batch 1 or 2 only
+LARGE_VOCAB = 50_000  # from here on a row costs a quarter of a second: batch 1 or 2 in most tests
 
 needs_native = pytest.mark.skipif(
     not _library.is_loaded(), reason="the oracle is the native CPU library, which is not built"

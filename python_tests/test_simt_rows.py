@@ -4,6 +4,7 @@ The emulator fails on any data race, access out of bounds, uninitialised read or
 every test here is also a test of those.
 """
 
+import itertools
 import math
 
 import pytest
@@ -34,15 +35,46 @@ def test_the_cases_cover_what_they_promise():
     assert {(c.dtype, c.is_aligned) for c in CASES} == {(d, a) for d in DTYPES for a in (0, 1)}
 
 
-@needs_native
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_propose_candidates_gives_the_cpu_bits(simt, case):
+def check_propose_candidates(simt, case: RowCase) -> None:
     simt.set_schedule(*SCHEDULES[case.schedule])
     logits = case.make()
     support = 0 if case.k == 1 else 64 if case.k % 2 == 0 else case.k
     blocked = torch.tensor([0, case.vocab - 1, case.vocab // 2, 0]) if case.batch > 1 else None
     actual = simt.propose_candidates(logits, case.k, support, blocked)
     assert_same_results(actual, ops.propose_candidates(logits, case.k, support, blocked))
+
+
+@needs_native
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_propose_candidates_gives_the_cpu_bits(simt, case):
+    check_propose_candidates(simt, case)
+
+
+@needs_native
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("vocab", [vocab for vocab in VOCABS if vocab <= 1025])
+def test_every_small_shape_under_every_schedule(simt, vocab, schedule):
+    """All batches x all k; types and alignments take turns, so that every pair of them comes up."""
+    pairs = list(itertools.product(DTYPES, (True, False)))
+    shapes = list(itertools.product(BATCHES, KS))
+    turn = list(SCHEDULES).index(schedule)
+    for number, (batch, k) in enumerate(shapes):
+        dtype, is_aligned = pairs[(number + number // len(pairs) + turn) % len(pairs)]
+        check_propose_candidates(simt, RowCase(batch, vocab, k, dtype, is_aligned, schedule))
+
+
+@needs_native
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("vocab", [vocab for vocab in VOCABS if vocab > 1025])
+def test_every_large_batch_under_every_schedule(simt, vocab, schedule):
+    """All batches; k, types and alignments take turns."""
+    turn = VOCABS.index(vocab) + list(SCHEDULES).index(schedule)
+    for number, batch in enumerate(BATCHES, turn):
+        k, dtype = KS[number % len(KS)], DTYPES[number % len(DTYPES)]
+        check_propose_candidates(simt, RowCase(batch, vocab, k, dtype, number % 4 < 2, schedule))
+    # Linux gives a process 65,530 mappings; stacks of 80,000 threads must leave the most of them.
+    with open("/proc/self/maps") as maps:
+        assert sum(1 for _ in maps) < 30_000
 
 
 def _choice_of_ids(vocab: int, batch: int, count: int) -> torch.Tensor:

@@ -8,7 +8,10 @@
 namespace simt::detail {
 namespace {
 constexpr size_t kPage = 4096;
-}
+// A guard page splits a mapping in two, and Linux gives a process 65,530 mappings. A launch of more
+// threads than this guards every n-th stack only, and leaves mappings to the rest of the process.
+constexpr size_t kMostGuards = 8192;
+}  // namespace
 
 #if defined(SIMT_UCONTEXT)
 
@@ -90,7 +93,10 @@ void StackPool::reserve(size_t count, size_t stack_bytes) {
   bytes_ = bytes;
   count_ = count;
   stack_bytes_ = stack_bytes;
-  for (size_t i = 0; i < count; ++i) mprotect(base_ + i * (stack_bytes + kPage), kPage, PROT_NONE);
+  const size_t step = (count + kMostGuards - 1) / kMostGuards;
+  for (size_t i = 0; i < count; i += step) {
+    if (mprotect(base_ + i * (stack_bytes + kPage), kPage, PROT_NONE) != 0) throw std::bad_alloc();
+  }
 }
 
 void StackPool::assign(Fiber& fiber, size_t index) const {
