@@ -14,6 +14,7 @@ from s2t_ext.cli.evaluate import evaluate
 from s2t_ext.cli.export import export
 from s2t_ext.cli.generate import generate
 from s2t_ext.cli.import_checkpoint import import_checkpoint
+from s2t_ext.cli.import_groups import import_groups
 from s2t_ext.cli.info import info
 from s2t_ext.cli.sufficiency import sufficiency
 
@@ -33,6 +34,7 @@ app.command()(export)
 app.command()(sufficiency)
 app.command()(evaluate)
 app.command("import-checkpoint")(import_checkpoint)
+app.command("import-groups")(import_groups)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .common import load_model, one_line_errors, read_prompts
+from .teachers import TEACHER_HELP, load_teacher
 
 if TYPE_CHECKING:
     from ..distillation.collection import Prompt
@@ -16,15 +17,20 @@ if TYPE_CHECKING:
 
 def collect(
     model: Annotated[str, typer.Option(help="The student: model folder or hub repository.")],
-    teacher: Annotated[str, typer.Option(help="The teacher: model folder or hub repository.")],
+    teacher: Annotated[str, typer.Option(help=TEACHER_HELP)],
+    output: Annotated[Path, typer.Option(help="Folder of the collection; resumes if it has one.")],
     prompts: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help='.jsonl ("prompt" or "question"; prompts of the same "group" share a split) or '
             "text file, one prompt a line."
         ),
-    ],
-    output: Annotated[Path, typer.Option(help="Folder of the collection; resumes if it has one.")],
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Instead of --prompts: gsm_symbolic, mix, a generator, its train split."),
+    ] = None,
+    problems: Annotated[int, typer.Option(help="How many of the task.")] = 300,
     k: Annotated[int, typer.Option(help="Candidates per labelled step.")] = 16,
     share: Annotated[
         float, typer.Option(help="Share of the steps to keep, those of highest divergence.")
@@ -37,21 +43,28 @@ def collect(
     seed: Annotated[int, typer.Option(help="Key of the sampling.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     chat: Annotated[bool, typer.Option(help="Wrap prompts in the chat template.")] = True,
+    teacher_name: Annotated[str | None, typer.Option(help="The model's name at a server.")] = None,
+    teacher_cache: Annotated[
+        Path | None, typer.Option(help="Folder that keeps a server's answers.")
+    ] = None,
 ) -> None:
     """Roll a student out and have a teacher label the steps where they differ."""
     with one_line_errors():
         from ..distillation.collect import collect as run
-        from ..teacher import Teacher
 
-        if not prompts.is_file():
+        if (prompts is None) == (task is None):
+            raise ValueError("one of --prompts and --task must be given, got both or none")
+        if prompts is not None and not prompts.is_file():
             raise FileNotFoundError(f"--prompts must be a file, got {prompts}")
-        chosen = grouped_prompts(prompts)
+        if prompts is not None:
+            chosen = grouped_prompts(prompts)
+        else:
+            chosen = task_prompts(str(task), problems, seed)
         student, tokenizer = load_model(model, dtype)
-        large, its_tokenizer = load_model(teacher, dtype)
         collection = run(
             student,
             tokenizer,
-            Teacher.from_model(large, its_tokenizer),
+            load_teacher(teacher, teacher_name, teacher_cache, tokenizer, dtype),
             chosen,
             output,
             k=k,
@@ -65,6 +78,15 @@ def collect(
             seed=seed,
         )
         typer.echo(json.dumps(collection.summary(), indent=2))
+
+
+def task_prompts(task: str, count: int, seed: int) -> list[Prompt]:
+    """Prompts of a task's train split, with their groups (templates)."""
+    from ..distillation.collection import Prompt
+    from ..evaluation.tasks import load_task
+
+    found = load_task(task, count, seed=seed, split="train")
+    return [Prompt(problem.prompt, problem.group) for problem in found]
 
 
 def grouped_prompts(path: Path) -> list[Prompt]:

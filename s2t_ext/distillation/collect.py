@@ -21,7 +21,7 @@ from ..calibration import chat_prompt, pad_prompts
 from ..checkpoint import describe_base_model
 from ..config import S2TConfig
 from ..generation import generate
-from ..teacher import Teacher, check_same_tokenizer
+from ..teacher import Teacher, check_same_tokenizer, vocabulary_size
 from .collection import Collection, Prompt
 from .groups import Group, Trajectory
 from .packing import PackedModel
@@ -176,22 +176,20 @@ class Labeller:
         if not length:
             return Trajectory(key, tuple(prompt), (), ())
         proposal = self._propose(ids, first)
-        teacher_logits = self.teacher.score_trajectory(ids, first).to(self._device)
-        # Rows that only one of the models pads its embedding with are no tokens.
-        size = teacher_logits.shape[1]
-        support_ids = proposal.ids.where(proposal.ids < size, -1)
-        answer = ops.support_kl(
-            support_ids,
+        answer = self.teacher.label_trajectory(
+            ids,
+            first,
+            proposal.ids,
             proposal.logits,
-            teacher_logits,
-            support_ids[:, : self.k].contiguous(),
+            vocabulary=vocabulary_size(self._packed.plain),
+            chunk=STEP_ROWS,
         )
         kl = answer.kl
         count = math.ceil(self.share * length)
         finite = torch.where(kl.isfinite(), kl, -1.0)
         chosen = finite.topk(count).indices.sort().values.tolist()
         logprobs = (proposal.logits - proposal.logsumexp[:, None])[:, : self.k].tolist()
-        probs = answer.candidate_logprobs.exp().tolist()
+        probs = answer.candidate_logprobs[:, : self.k].exp().tolist()
         entropy = _rounded(proposal.support_entropy.tolist())
         kl_list = _rounded(kl.nan_to_num(posinf=1e4).tolist())
         groups = []

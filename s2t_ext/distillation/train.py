@@ -4,9 +4,7 @@ and 8).
 
 from __future__ import annotations
 
-import copy
 import json
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +24,12 @@ from .collection import Collection, write_atomically
 from .features import cached_states, head_input_scale
 from .groups import Trajectory, batches_by_length
 from .objective import Counts, Objective, ObjectiveMaker
+from .optimization import (
+    parameter_groups,
+    schedule,
+    sum_over_processes,
+    trainable,
+)
 from .options import DistillConfig
 from .packing import PackedModel, pack
 from .quality import HeldOut, Quality
@@ -103,9 +107,11 @@ class _Run:
         self.base_model = describe_base_model(model)
         _check(model, collection, self.training, self.base_model)
         torch.manual_seed(config.seed)
-        self.model, base = _trainable(model, config)
+        self.model, base = trainable(model, config)
         kls = torch.tensor([kl for t in self.training for kl in t.kl], dtype=torch.float64)
-        self.trigger_threshold = float(kls.quantile(1 - config.trigger_share))
+        self.trigger_threshold = float("inf")  # imported groups may come without divergences
+        if len(kls):
+            self.trigger_threshold = float(kls.quantile(1 - config.trigger_share))
         packed = PackedModel(self.model)
         settings = collection.manifest["settings"]
         self.reserved_ids = tuple(settings.get("reserved_ids", ()))
@@ -125,7 +131,7 @@ class _Run:
         if config.method == "rows":
             everything = [*self.training, *self.held_out]
             self.states = cached_states(packed, everything, folder, collection.digest())
-        self.parameters = _parameter_groups(self.model, self.head, config)
+        self.parameters = parameter_groups(self.model, self.head, config)
         self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay)
         identity = {
             "config": config.to_dict(),
@@ -202,7 +208,7 @@ class _Run:
 
     def _optimize(self, step: list[list[Trajectory]], number: int, total: int) -> None:
         start = time.perf_counter()
-        rate = _schedule(number, total, self.config.warmup)
+        rate = schedule(number, total, self.config.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         self.model.train(self.config.method != "rows")
@@ -216,7 +222,7 @@ class _Run:
             sums += torch.tensor([float(term.detach()) for term in terms])
         trained = [p for group in self.parameters for p in group["params"]]
         if processes.num_processes > 1:
-            _sum_over_processes(trained, sums)
+            sum_over_processes(trained, sums)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -284,69 +290,11 @@ class _Run:
             values = [v for t in some for v in getattr(t, name)[warmup:]]
             if values:
                 selector.calibrations[name] = threshold_at_rate(values, rate, name)
-        if self.held_out and self.config.loss.trigger_weight > 0:
+        if not any(t.kl for t in self.training) or self.config.loss.trigger_weight == 0:
+            selector.trigger_head = None  # it has learnt nothing
+        elif any(t.kl for t in self.held_out):
             probabilities = torch.sigmoid(self._measure().trigger).tolist()
             selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")
-
-
-def _trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.Module | None]:
-    """(the model to train, the frozen base if the adapter cannot be switched off to get it)."""
-    model.requires_grad_(config.method == "full")
-    base = None
-    if config.method == "lora":
-        from peft import LoraConfig, TaskType, get_peft_model
-
-        lora = LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=config.lora_r,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=config.lora_dropout,
-            target_modules="all-linear",
-        )
-        model = get_peft_model(model, lora)
-    elif config.method == "full" and config.loss.base_kl_weight > 0:
-        base = copy.deepcopy(model).eval().requires_grad_(False)
-    if config.gradient_checkpointing and config.method != "rows":
-        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
-        model.enable_input_require_grads()  # type: ignore[operator]
-    return model, base
-
-
-def _parameter_groups(
-    model: nn.Module, head: ScoreHead, config: DistillConfig
-) -> list[dict[str, Any]]:
-    groups = [
-        {
-            "params": [p for p in head.parameters() if p.requires_grad],
-            "peak": config.head_learning_rate,
-        }
-    ]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if trained:
-        groups.append({"params": trained, "peak": config.learning_rate})
-    return groups
-
-
-def _schedule(step: int, total: int, warmup: float) -> float:
-    """Factor on the learning rate: up linearly, down linearly to 0."""
-    rising = math.ceil(warmup * total)
-    if step < rising:
-        return (step + 1) / rising
-    return (total - step) / max(total - rising, 1)
-
-
-def _sum_over_processes(parameters: Sequence[nn.Parameter], sums: torch.Tensor) -> None:
-    """Sums the gradients, and the loss terms, over all processes, in one message."""
-    for p in parameters:  # a process may have had no batch in the last step of an epoch
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    device = parameters[0].device
-    pieces = [p.grad.reshape(-1).float() for p in parameters]  # type: ignore[union-attr]
-    flat = torch.cat([*pieces, sums.to(device)])
-    torch.distributed.all_reduce(flat)
-    *gradients, total = flat.split([*(p.numel() for p in parameters), len(sums)])
-    for p, gradient in zip(parameters, gradients, strict=True):
-        p.grad.copy_(gradient.view_as(p))  # type: ignore[union-attr]
-    sums.copy_(total)
 
 
 def _check(

@@ -1,0 +1,32 @@
+"""`python -m s2t_ext import-groups`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import load_model, one_line_errors
+
+
+def import_groups(
+    files: Annotated[
+        list[Path], typer.Argument(help="JSONL files that the released research code collected.")
+    ],
+    model: Annotated[str, typer.Option(help="The student they were collected with.")],
+    output: Annotated[Path, typer.Option(help="Folder of the collection.")],
+    held_out: Annotated[float, typer.Option(help="Share of the problems to set aside.")] = 0.1,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+) -> None:
+    """Make a collection of the released research code's groups, packed by trajectory."""
+    with one_line_errors():
+        from ..distillation.research_groups import import_research_groups
+
+        for file in files:
+            if not file.is_file():
+                raise FileNotFoundError(f"files must be files, got {file}")
+        student, _ = load_model(model, dtype)
+        collection = import_research_groups(student, files, output, held_out=held_out)
+        typer.echo(json.dumps(collection.summary(), indent=2))

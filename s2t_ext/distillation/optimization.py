@@ -1,0 +1,74 @@
+"""What is trained, at which rate, and the sum of gradients over processes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .options import DistillConfig
+from .score_head import ScoreHead
+
+
+def trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.Module | None]:
+    """(the model to train, the frozen base if the adapter cannot be switched off to get it)."""
+    model.requires_grad_(config.method == "full")
+    base = None
+    if config.method == "lora":
+        from peft import LoraConfig, TaskType, get_peft_model
+
+        lora = LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=config.lora_r,
+            lora_alpha=config.lora_alpha,
+            lora_dropout=config.lora_dropout,
+            target_modules="all-linear",
+        )
+        model = get_peft_model(model, lora)
+    elif config.method == "full" and config.loss.base_kl_weight > 0:
+        base = copy.deepcopy(model).eval().requires_grad_(False)
+    if config.gradient_checkpointing and config.method != "rows":
+        model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        model.enable_input_require_grads()  # type: ignore[operator]
+    return model, base
+
+
+def parameter_groups(
+    model: nn.Module, head: ScoreHead, config: DistillConfig
+) -> list[dict[str, Any]]:
+    groups = [
+        {
+            "params": [p for p in head.parameters() if p.requires_grad],
+            "peak": config.head_learning_rate,
+        }
+    ]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if trained:
+        groups.append({"params": trained, "peak": config.learning_rate})
+    return groups
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Factor on the learning rate: up linearly, down linearly to 0."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return (total - step) / max(total - rising, 1)
+
+
+def sum_over_processes(parameters: Sequence[nn.Parameter], sums: torch.Tensor) -> None:
+    """Sums the gradients, and the loss terms, over all processes, in one message."""
+    for p in parameters:  # a process may have had no batch in the last step of an epoch
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    device = parameters[0].device
+    pieces = [p.grad.reshape(-1).float() for p in parameters]  # type: ignore[union-attr]
+    flat = torch.cat([*pieces, sums.to(device)])
+    torch.distributed.all_reduce(flat)
+    *gradients, total = flat.split([*(p.numel() for p in parameters), len(sums)])
+    for p, gradient in zip(parameters, gradients, strict=True):
+        p.grad.copy_(gradient.view_as(p))  # type: ignore[union-attr]
+    sums.copy_(total)
