@@ -1,14 +1,7 @@
 """Collecting: what is recorded, and that a killed run resumes to the same result."""
 
-import json
 import math
 import os
-import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -155,45 +148,3 @@ def test_damage_is_named(tmp_path):
 def test_errors(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         run_collect(tmp_path, **options)
-
-
-def test_killed_at_random_moments_it_resumes_to_the_same_files(tmp_path):
-    """SIGKILL, several times; S2T_KILLS sets how often."""
-    kills = os.environ.get("S2T_KILLS", "4")
-    command = [sys.executable, __file__, str(tmp_path), kills]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-
-
-def kill_and_compare(folder: Path, kills: int) -> None:
-    """Runs collect once in peace and once with kills, in forked children; compares the files."""
-    torch.set_num_threads(1)
-    options = dict(batch_size=1, rollouts=3)
-    start = time.monotonic()
-    run_collect(folder / "peace", **options)
-    duration = time.monotonic() - start
-    rng, done = random.Random(time.time_ns()), 0
-    while True:
-        child = os.fork()
-        if child == 0:
-            run_collect(folder / "war", progress=False, **options)
-            os._exit(0)
-        if done < kills:
-            time.sleep(rng.uniform(0, 1.5 * duration / kills))
-            os.kill(child, signal.SIGKILL)
-            done += 1
-        status = os.waitpid(child, 0)[1]
-        if status == 0:
-            break
-        assert os.WIFSIGNALED(status), "the child failed by itself"
-    shards = [
-        {p.name: p.read_bytes() for p in (folder / name).iterdir()} for name in ("peace", "war")
-    ]
-    assert shards[0] == shards[1], "a resumed collection differs from an uninterrupted one"
-    assert len(json.loads(shards[0]["manifest.json"])["settings"]) > 10
-    print(f"{done} kills, {len(shards[0]) - 1} shards the same")
-
-
-if __name__ == "__main__":
-    kill_and_compare(Path(sys.argv[1]), int(sys.argv[2]))
