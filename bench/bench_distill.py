@@ -4,8 +4,7 @@
 
 MODEL is a folder or a hub repository. Unpacked training, which forwards prefix + candidate once per
 candidate, is timed on `--unpacked-groups` of the groups; the packed loss of the same groups must
-equal
-it before anything is timed.
+equal it before anything is timed. Written to `bench/results/`.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from harness import write_results
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -118,27 +118,28 @@ def main() -> None:
     # The unpacked forward of the whole trajectory (base term, trigger) is shared by all its groups.
     shared = seconds(lambda: packed(Trajectory("2", few.prompt, few.response, ())), 1)[0]
     unpacked_per_group = (statistics.median(unpacked_seconds) - shared) / count + shared / groups
-    print(
-        json.dumps(
-            {
-                "model": options.model.rstrip("/").rsplit("/", 1)[-1],
-                "dtype": options.dtype,
-                "threads": torch.get_num_threads(),
-                "loss_packed": losses[0],
-                "loss_unpacked": losses[1],
-                "packed_seconds_per_group": per_group,
-                "unpacked_seconds_per_group": unpacked_per_group,
-                "ratio": unpacked_per_group / per_group,
-                "packed_tokens_per_group": packed_length(trajectory) / groups,
-                "unpacked_tokens_per_group": unpacked_tokens / count,
-                "packed_seconds": packed_seconds,
-                "unpacked_seconds": unpacked_seconds,
-                "peak_gib_packed": packed_peak,
-                "peak_gib_after_unpacked": peak_gib(),
-            },
-            indent=2,
-        )
-    )
+    row = {
+        "case": f"{options.candidates} candidates, {groups} groups in {len(trajectory.response)} "
+        "response tokens",
+        "threads": torch.get_num_threads(),
+        "loss_packed": losses[0],
+        "loss_unpacked": losses[1],
+        "packed_seconds_per_group": per_group,
+        "unpacked_seconds_per_group": unpacked_per_group,
+        "ratio": unpacked_per_group / per_group,
+        "ratio_low": (min(unpacked_seconds) - shared) / count * groups / max(packed_seconds),
+        "ratio_high": (max(unpacked_seconds) - shared) / count * groups / min(packed_seconds),
+        "packed_tokens_per_group": packed_length(trajectory) / groups,
+        "unpacked_tokens_per_group": unpacked_tokens / count,
+        "packed_seconds": packed_seconds,
+        "unpacked_seconds": unpacked_seconds,
+        "peak_gib_packed": packed_peak,
+        "peak_gib_after_unpacked": peak_gib(),
+    }
+    name = options.model.rstrip("/").rsplit("/", 1)[-1]
+    path = write_results("distill", [row], model=name, dtype=options.dtype)
+    print(json.dumps(row, indent=2))
+    print(path)
 
 
 if __name__ == "__main__":
