@@ -128,12 +128,76 @@ def table():
     return "\n\n".join(blocks)
 
 
+def evaluation_table():
+    """Accuracy and cost of every policy of the run in `bench/results/gsm_symbolic`."""
+    path = BENCH / "results" / "gsm_symbolic" / "summary.json"
+    if not path.exists():
+        return ""
+    summary = json.loads(path.read_text())
+    against = {c["first"]: c for c in summary["comparisons"] if c["second"] == "greedy"}
+    lines = [
+        "| policy | correct | accuracy (95 %) | wins / losses against greedy | tokens | steps with "
+        "a choice | tokens changed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in summary["policies"].items():
+        interval = row["accuracy"]
+        paired = "" if name not in against else "{wins} / {losses}".format(**against[name])
+        lines.append(
+            f"| {name} | {row['correct']} of {row['problems']} | {interval['value']:.2f} "
+            f"({interval['low']:.2f} to {interval['high']:.2f}) | {paired} | {row['tokens']:.0f} | "
+            f"{row['trigger_rate']:.1%} | {row['change_rate']:.1%} |"
+        )
+    return "\n".join(lines)
+
+
+def sufficiency_table():
+    """How often the teacher's token is among the student's k best, where they differ most."""
+    path = BENCH / "results" / "sufficiency" / "report.json"
+    if not path.exists():
+        return ""
+    report = json.loads(path.read_text())
+    ranks = (1, 2, 4, 8, 16)
+    lines = [
+        "| steps | " + " | ".join(f"hit@{k}" for k in ranks) + " |",
+        "|---" * (len(ranks) + 1) + "|",
+    ]
+    for share, row in report["hit"]["kl"].items():
+        cells = ["{value:.3f} ({low:.3f} to {high:.3f})".format(**row[f"hit@{k}"]) for k in ranks]
+        lines.append(f"| top {float(share):.0%} by KL | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def distillation_line():
+    """One sentence on packed training."""
+    result = newest("distill")
+    if result is None:
+        return ""
+    row = result["rows"][0]
+    return (
+        f"Training on packed trajectories takes {row['ratio']:.0f} x less time per group than K "
+        f"copies of the prefix ({row['ratio_low']:.0f} to {row['ratio_high']:.0f}): "
+        f"{row['packed_tokens_per_group']:.0f} tokens instead of "
+        f"{row['unpacked_tokens_per_group']:.0f}, peak memory {row['peak_gib_packed']:.1f} GiB "
+        f"instead of {row['peak_gib_after_unpacked']:.1f} ({result['model']}, LoRA, "
+        f"{row['case']}; `python bench/bench_distill.py MODEL`; {machine('distill')})."
+    )
+
+
 def main():
     """Replaces what stands between the markers."""
     text = README.read_text("utf-8")
-    pattern = r"<!-- results -->.*?<!-- /results -->"
-    block = f"<!-- results -->\n{table()}\n<!-- /results -->"
-    README.write_text(re.sub(pattern, lambda _: block, text, flags=re.DOTALL), "utf-8")
+    blocks = {
+        "results": table(),
+        "evaluation": evaluation_table(),
+        "sufficiency": sufficiency_table(),
+        "distillation": distillation_line(),
+    }
+    for name, content in blocks.items():
+        pattern = rf"<!-- {name} -->.*?<!-- /{name} -->"
+        block = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
+        text = re.sub(pattern, lambda _, block=block: block, text, flags=re.DOTALL)
+    README.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -161,8 +161,10 @@ def describe_base_model(model: nn.Module) -> dict[str, Any]:
     weight = getattr(embedding, "original_module", embedding).weight  # not an adapter's copy
     rows = torch.linspace(0, weight.shape[0] - 1, 64, device=weight.device).long()
     sample = weight.detach()[rows].to(torch.bfloat16).cpu().contiguous().view(torch.uint8)
+    name = config._name_or_path or plain.config._name_or_path
     return {
-        "name": config._name_or_path or plain.config._name_or_path,
+        # A folder's own name: where it lies on this machine says nothing on another.
+        "name": os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name,
         "model_type": config.model_type,
         "hidden_size": config.hidden_size,
         "vocab_size": config.vocab_size,
