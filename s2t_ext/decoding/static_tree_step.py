@@ -4,9 +4,8 @@ compiled, and on a GPU be replayed as a CUDA graph.
 The one-token forward is transformers' own (`get_compiled_call`); this is its K-token sibling. What
 changes from step to step is in tensors: the mask is built outside of the compiled forward, from the
 length the cache keeps on the device, and nothing here waits for the device. Sliding-window layers
-evict while they write and cannot take K alternatives; their caches go to `ExpandStep`. Tested on the
-CPU, compiled without recompilations; no GPU has replayed it yet (`python_tests/test_generate_cuda.py`
-will).
+evict while they write and cannot take K alternatives; their caches go to `ExpandStep`. Tested on
+the CPU, compiled without recompilations; no GPU has replayed it yet (`test_generate_cuda.py` will).
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 from .collection import MANIFEST_NAME, write_atomically
 from .train import QUALITY_NAME
@@ -31,16 +33,14 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
     lines = [
         "---",
         "library_name: s2t_ext",
-        *([f"base_model: {base}"] if base and not Path(base).exists() else []),
+        *([f"base_model: {base}"] if "/" in base else []),  # a repository, not a folder's name
         "tags: [select-to-think]",
         "---",
         "",
         f"# Select-to-Think selector for {Path(base).name or 'a causal language model'}",
         "",
         f"Distilled from {Path(teacher).name or 'a teacher'} with s2t_ext "
-        f"{config['library_version']}: "
-        f"{settings['prompts']} prompts, {settings['k']} candidates at the "
-        f"{settings['share']:.0%} of steps with the highest KL(student || teacher).",
+        f"{config['library_version']}: {_data(settings)}.",
         "",
         "    selector = s2t_ext.Selector.from_pretrained(folder, model)",
         "    s2t_ext.generate(selector.adapted_model or model, input_ids, selector=selector)",
@@ -53,7 +53,11 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
             "",
             "| | |",
             "|---|---|",
-            *(f"| {text} | {quality[name]:.3f} |" for name, text in _ROWS),
+            *(
+                f"| {text} | {quality[name]:.3f} |"
+                for name, text in _ROWS
+                if math.isfinite(quality[name])
+            ),
             "",
         ]
     for name, calibration in config.get("calibration", {}).items():
@@ -64,3 +68,13 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
     path = selector / "README.md"
     write_atomically(path, "\n".join(lines) + "\n")
     return path
+
+
+def _data(settings: dict[str, Any]) -> str:
+    """What a collection holds, in words."""
+    if "source_sha256" in settings:
+        return "groups collected by the released research code"
+    return (
+        f"{settings['prompts']} prompts, {settings['k']} candidates at the "
+        f"{settings['share']:.0%} of steps with the highest KL(student || teacher)"
+    )
