@@ -169,6 +169,10 @@ def test_an_interrupted_run_resumes_and_a_finished_one_extends(tmp_path, monkeyp
     monkeypatch.setattr(PolicyRunner, "run", dying)
     with pytest.raises(KeyboardInterrupt):
         run(folder, ["greedy", "maj@3"], batch_size=1)
+    so_far = json.loads((folder / "summary.json").read_text())
+    assert [entry["problems"] for entry in so_far["policies"].values()] == [5, 2]
+    (pair,) = so_far["comparisons"]  # on the two problems both have answered
+    assert pair["wins"] + pair["losses"] + pair["ties"] == 2
     with (folder / "results" / "maj@3.jsonl").open("a") as file:
         file.write('{"number": 2, "ke')  # cut off by the kill
     calls.clear()
@@ -266,13 +270,16 @@ def test_a_selectors_own_options_are_the_defaults():
 
 
 def test_a_summary_by_hand():
-    def row(correct, steps, triggers):
+    def row(key, correct, steps, triggers):
         costs = dict(tokens=steps, forward_passes=1.0, tokens_through_model=2.0, seconds=3.0)
         costs |= dict(teacher_forward_passes=0.0, truncated=0, texts=["a"])
-        return dict(correct=correct, task="t", steps=steps, triggers=triggers, changed=1, **costs)
+        return dict(
+            key=key, correct=correct, task="t", steps=steps, triggers=triggers, changed=1, **costs
+        )
 
-    first = [row(True, 10, 1), row(False, 30, 3), row(False, 10, 1), row(False, 50, 5)]
-    second = [row(True, 10, 0), row(True, 10, 0), row(True, 10, 0), row(False, 10, 0)]
+    numbers = [(True, 10, 1), (False, 30, 3), (False, 10, 1), (False, 50, 5)]
+    first = [row(key, *values) for key, values in enumerate(numbers)]
+    second = [row(key, key < 3, 10, 0) for key in range(4)]
     summary = summarize({"a": first, "b": second})
     entry = summary["policies"]["a"]
     assert entry["accuracy"]["value"] == 0.25 and entry["tokens"] == 25.0

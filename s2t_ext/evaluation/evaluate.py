@@ -86,14 +86,14 @@ def evaluate(
         **dict(max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template),
     }
     run = RunFolder(output, settings, "evaluate")
-    with grader or Grader() as judge:
-        for policy in chosen:
-            _settle(run, policy, teacher, selector)
-            _run_policy(run, runner, judge, policy, problems, batch_size, progress)
-    names = finished_policies(run, problems)
-    results = {name: _in_order(run.results(name), problems) for name in names}
-    summary = summarize(results, seed=seed)
-    write_reports(run, summary)
+    try:
+        with grader or Grader() as judge:
+            for policy in chosen:
+                _settle(run, policy, teacher, selector)
+                _run_policy(run, runner, judge, policy, problems, batch_size, progress)
+    finally:  # an interrupted run has a summary too, of what there is
+        summary = summarize(results_so_far(run, problems), seed=seed)
+        write_reports(run, summary)
     return summary
 
 
@@ -184,16 +184,16 @@ def _result(judge: Grader, number: int, problem: Problem, answer: Answer) -> dic
     }
 
 
-def finished_policies(run: RunFolder, problems: Sequence[Problem]) -> list[str]:
-    """Policies of the folder that have a result for every problem, in the order of their start."""
-    keys = {p.key for p in problems}
+def results_so_far(run: RunFolder, problems: Sequence[Problem]) -> dict[str, list[dict[str, Any]]]:
+    """Policy -> its results in the order of the problems, policies in the order of their start."""
     files = sorted((run.folder / "policies").glob("*.json"), key=lambda p: p.stat().st_mtime_ns)
-    return [f.stem for f in files if {r["key"] for r in run.results(f.stem)} >= keys]
-
-
-def _in_order(results: list[dict[str, Any]], problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    by_key = {result["key"]: result for result in results}
-    return [by_key[problem.key] for problem in problems]
+    found = {}
+    for file in files:
+        by_key = {result["key"]: result for result in run.results(file.stem)}
+        rows = [by_key[problem.key] for problem in problems if problem.key in by_key]
+        if rows:
+            found[file.stem] = rows
+    return found
 
 
 def _describe_selector(selector: Selector) -> dict[str, Any]:

@@ -20,7 +20,7 @@ COSTS = (
 
 
 def summarize(results: dict[str, list[dict[str, Any]]], *, seed: int = 0) -> dict[str, Any]:
-    """Summary of the results of policies on the same problems, in the same order.
+    """Summary of the results of policies; pairs are compared on the problems both have answered.
 
     Returns:
         policies: name -> problems, correct, accuracy (Wilson interval), the mean of every cost per
@@ -38,9 +38,14 @@ def summarize(results: dict[str, list[dict[str, Any]]], *, seed: int = 0) -> dic
             }
     comparisons = []
     for first, second in itertools.combinations(results, 2):
-        right = [[bool(row["correct"]) for row in results[n]] for n in (second, first)]
-        found = compare(*right, seed=seed).to_dict()
-        comparisons.append({"first": second, "second": first, **found})
+        ours, theirs = (
+            {row["key"]: bool(row["correct"]) for row in results[name]} for name in (second, first)
+        )
+        shared = [key for key in ours if key in theirs]
+        if shared:
+            right = [[side[key] for key in shared] for side in (ours, theirs)]
+            found = compare(*right, seed=seed).to_dict()
+            comparisons.append({"first": second, "second": first, **found})
     return {"policies": policies, "comparisons": comparisons}
 
 
