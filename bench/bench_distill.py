@@ -1,6 +1,6 @@
 """Packed against unpacked training: wall time and tokens per group, at equal loss.
 
-    python bench/bench_distill.py MODEL [--tokens 400 --groups 40 --candidates 16 --dtype bfloat16]
+    python bench/bench_distill.py MODEL [--tokens 300 --groups 30 --candidates 16 --dtype bfloat16]
 
 MODEL is a folder or a hub repository. Unpacked training, which forwards prefix + candidate once per
 candidate, is timed on `--unpacked-groups` of the groups; the packed loss of the same groups must
@@ -49,6 +49,12 @@ def subset(trajectory: Trajectory, count: int) -> Trajectory:
     every = max(1, len(trajectory.groups) // count)
     chosen = trajectory.groups[every // 2 :: every][:count]
     return Trajectory("1", trajectory.prompt, trajectory.response, chosen)
+
+
+def without_groups(trajectory: Trajectory) -> Trajectory:
+    """The same prefix, and nothing to choose."""
+    count = trajectory.groups[-1].step + 1
+    return Trajectory("2", trajectory.prompt, trajectory.response[:count], (), (0.0,) * count)
 
 
 def seconds(step: Callable[[], torch.Tensor], repeats: int) -> list[float]:
@@ -115,9 +121,16 @@ def main() -> None:
     unpacked_tokens = sum(len(g.candidates) * (prompt + g.step + 1) for g in few.groups)
     groups, count = len(trajectory.groups), len(few.groups)
     per_group = statistics.median(packed_seconds) / groups
-    # The unpacked forward of the whole trajectory (base term, trigger) is shared by all its groups.
-    shared = seconds(lambda: packed(Trajectory("2", few.prompt, few.response, ())), 1)[0]
-    unpacked_per_group = (statistics.median(unpacked_seconds) - shared) / count + shared / groups
+    # One forward of the prefix (base term) is shared by all groups of a trajectory.
+    shared_few, shared = (
+        min(seconds(lambda t=t: packed(without_groups(t)), options.repeats))
+        for t in (few, trajectory)
+    )
+
+    def unpacked_group(total: float) -> float:
+        return (total - shared_few) / count + shared / groups
+
+    unpacked_per_group = unpacked_group(statistics.median(unpacked_seconds))
     row = {
         "case": f"{options.candidates} candidates, {groups} groups in {len(trajectory.response)} "
         "response tokens",
@@ -127,8 +140,8 @@ def main() -> None:
         "packed_seconds_per_group": per_group,
         "unpacked_seconds_per_group": unpacked_per_group,
         "ratio": unpacked_per_group / per_group,
-        "ratio_low": (min(unpacked_seconds) - shared) / count * groups / max(packed_seconds),
-        "ratio_high": (max(unpacked_seconds) - shared) / count * groups / min(packed_seconds),
+        "ratio_low": unpacked_group(min(unpacked_seconds)) * groups / max(packed_seconds),
+        "ratio_high": unpacked_group(max(unpacked_seconds)) * groups / min(packed_seconds),
         "packed_tokens_per_group": packed_length(trajectory) / groups,
         "unpacked_tokens_per_group": unpacked_tokens / count,
         "packed_seconds": packed_seconds,

@@ -78,7 +78,8 @@ def decoding_rows():
             f"| {row['case']} | {row['s2t_ms']:.0f} ms per token | "
             f"{row['ratio_to_both_steps']:.2f} x the time ({row['ratio_low']:.2f} to "
             f"{row['ratio_high']:.2f}) | `generate` of student ({row['student_ms']:.0f} ms) plus "
-            f"teacher ({row['teacher_ms']:.0f} ms); `bench/bench_teacher.py` |"
+            f"teacher ({row['teacher_ms']:.0f} ms); `bench/bench_teacher.py`, "
+            f"{machine('teacher')} |"
         )
     if result := newest("memory"):
         row = result["rows"][0]
@@ -178,8 +179,9 @@ def distillation_line():
         f"Training on packed trajectories takes {row['ratio']:.0f} x less time per group than K "
         f"copies of the prefix ({row['ratio_low']:.0f} to {row['ratio_high']:.0f}): "
         f"{row['packed_tokens_per_group']:.0f} tokens instead of "
-        f"{row['unpacked_tokens_per_group']:.0f}, peak memory {row['peak_gib_packed']:.1f} GiB "
-        f"instead of {row['peak_gib_after_unpacked']:.1f} ({result['model']}, LoRA, "
+        f"{row['unpacked_tokens_per_group']:.0f}; peak memory is {row['peak_gib_packed']:.1f} GiB "
+        f"for all groups at once, instead of {row['peak_gib_after_unpacked']:.1f} for one "
+        f"({result['model']}, LoRA, "
         f"{row['case']}; `python bench/bench_distill.py MODEL`; {machine('distill')})."
     )
 

@@ -97,6 +97,17 @@ def test_without_an_adapter_there_is_nothing_to_keep_apart(folders, tmp_path):
     assert Selector.from_pretrained(tmp_path, make_model(1)).adapted_model is None
 
 
+def test_full_fine_tuning_leaves_a_model_folder(folders):
+    """With the tokenizer, so that the commands load it."""
+    call(*distill_command(folders, "full"))
+    run = folders / "run-full-data"
+    text, _ = call(
+        "generate", "--model", run / "model", "--selector", run / "selector",
+        "--prompt", PROMPTS[0], "--max-new-tokens", 5, "--no-chat", *FLOAT,
+    )  # fmt: skip
+    assert text.strip()
+
+
 def test_groups_of_the_research_code(folders):
     both = [Collection(folders / "data").trajectories(split) for split in ("train", "held_out")]
     path = write(folders / "groups.jsonl", lines_of([*both[0], *both[1]]))

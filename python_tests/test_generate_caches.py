@@ -199,3 +199,23 @@ def test_a_quantized_cache_expands():
     assert torch.equal(output.sequences, expected)
     assert output.s2t.step_mode == "expand" and output.s2t.triggers > 0
     assert output.s2t.step_reason == "the given QuantizedCache cannot hold alternatives"
+
+
+@pytest.mark.parametrize("room", [17, 18, 21])
+def test_only_the_new_tokens_after_a_static_cache(room):
+    """What the cache already holds counts: 9 cached, 3 new, 6 generated."""
+    model, inputs = tiny_model("llama"), prompts(False)
+    new = torch.randint(3, 90, (2, 3))
+    cache = StaticCache(config=model.config, max_cache_len=room)
+    with torch.no_grad():
+        model(input_ids=inputs.ids, past_key_values=cache)
+    mask = torch.ones(2, PROMPT + 3, dtype=torch.int64)
+    generate = way_in("generate", model, ALWAYS, make_selector(model))
+    arguments = dict(attention_mask=mask, max_new_tokens=6, **ENDLESS)
+    if room < PROMPT + 3 + 6:
+        with pytest.raises(ValueError, match="must have room for 18 tokens"):
+            generate(input_ids=new, past_key_values=cache, **arguments)
+        return
+    output = generate(input_ids=new, past_key_values=cache, **arguments)
+    whole = generate(input_ids=torch.cat([inputs.ids, new], dim=1), **arguments)
+    assert torch.equal(output, whole[:, PROMPT:])

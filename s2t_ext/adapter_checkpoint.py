@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -41,19 +42,32 @@ def attach_adapter(
             f"got {type(model).__name__}{' with an adapter' if adapter_layers(model) else ''}"
         )
     stored = _stored_names(path_or_repo, locate)
+    with left_whole(model):
+        try:
+            adapted: nn.Module = PeftModel.from_pretrained(model, str(path_or_repo))
+            _check_layers(adapted, stored)
+        except Exception as error:  # PEFT reads the file's values before it looks at them
+            raise ValueError(
+                f"load_selector: adapter must fit {type(model).__name__}, got {_first_lines(error)}"
+            ) from error
+        adapted.eval()
+    return adapted
+
+
+@contextlib.contextmanager
+def left_whole(model: nn.Module) -> Iterator[None]:
+    """Takes an adapter off again, and puts modes and flags back, if what is inside fails."""
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        adapted: nn.Module = PeftModel.from_pretrained(model, str(path_or_repo))
-        _check_layers(adapted, stored)
-    except (RuntimeError, ValueError, KeyError) as error:
+        yield
+    except BaseException:
         _remove_adapter(model)
         for parameter, flag in trained:
             parameter.requires_grad_(flag)  # PEFT has frozen them
-        raise ValueError(
-            f"load_selector: adapter must fit {type(model).__name__}, got {_first_lines(error)}"
-        ) from error
-    adapted.eval()
-    return adapted
+        for module, mode in modes:
+            module.training = mode
+        raise
 
 
 def _stored_names(path_or_repo: str | Path, locate: Callable[[str | Path, str], Path]) -> set[str]:

@@ -107,10 +107,19 @@ def threshold_at_rate(
             f"calibrate: trigger must have a finite statistic, got {trigger!r} with none"
         )
     below = trigger in FIRES_BELOW
-    threshold = float(values.quantile(rate if below else 1.0 - rate))
+    threshold = quantile(values, rate if below else 1.0 - rate)
     fired = (values < threshold) if below else (values > threshold)
     digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else ""
     return Calibration(threshold, float(fired.double().mean()), len(values), digest)
+
+
+def quantile(values: torch.Tensor, share: float) -> float:
+    """`torch.quantile` of any number of values [N]; torch's own ends at 2^24."""
+    ordered = values.sort().values
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return float(torch.lerp(ordered[low], ordered[high], place - low))
 
 
 def chat_prompt(tokenizer: Any, text: str) -> str:

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .adapter_checkpoint import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from .adapter_checkpoint import attach_adapter
+from .adapter_checkpoint import attach_adapter, left_whole
 from .config import CONFIG_NAME, S2TConfig, read_json
 from .selector import Calibration, Selector, TriggerHead
 
@@ -143,8 +143,9 @@ def import_research_adapter(
     if reserved_ids is None:
         reserved_ids = resolve_reserved_ids(model, path_or_repo)
     check_ids(model, reserved_ids)  # before the model is touched
-    adapted = attach_adapter(path_or_repo, model, locate_file)
-    selector = Selector.from_reserved_rows(adapted, reserved_ids, base_model=base, **options)
+    with left_whole(model):
+        adapted = attach_adapter(path_or_repo, model, locate_file)
+        selector = Selector.from_reserved_rows(adapted, reserved_ids, base_model=base, **options)
     selector.adapted_model = adapted
     return selector
 

@@ -96,5 +96,8 @@ def grouped_prompts(path: Path) -> list[Prompt]:
     texts = read_prompts(path)
     if path.suffix != ".jsonl":
         return [Prompt(text) for text in texts]
-    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return [Prompt(t, str(r.get("group", ""))) for t, r in zip(texts, lines, strict=True)]
+    lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
+    return [
+        Prompt(t, "" if r.get("group") is None else str(r["group"]))
+        for t, r in zip(texts, lines, strict=True)
+    ]

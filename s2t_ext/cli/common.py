@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,14 +45,16 @@ def load_model(path: str, dtype: str) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cpu"
+    if torch.cuda.is_available():  # one GPU per process under accelerate or torchrun
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     return model.to(device).eval(), tokenizer
 
 
 def read_prompts(path: Path) -> list[str]:
     """Prompts of a file: JSON lines with "prompt" or "question", or plain text lines."""
     prompts = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         if not line.strip():
             continue
         if path.suffix != ".jsonl":

@@ -40,6 +40,8 @@ def distill(
 ) -> None:
     """Train a selector on a collection."""
     with one_line_errors():
+        from accelerate import PartialState
+
         from ..distillation.card import write_card
         from ..distillation.losses import LossConfig
         from ..distillation.options import DistillConfig
@@ -57,9 +59,13 @@ def distill(
             k=k,
             seed=seed,
         )
-        student, _ = load_model(model, dtype)
+        student, tokenizer = load_model(model, dtype)
         result = run(student, collection, output, config, trigger_rate=trigger_rate)
+        if not PartialState().is_main_process:
+            return
         write_card(output / "selector", output, collection)
+        if method == "full":
+            tokenizer.save_pretrained(output / "model")
         if plot:
             from ..distillation.plot import plot_metrics
 

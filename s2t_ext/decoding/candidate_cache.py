@@ -198,7 +198,8 @@ def candidate_cache(config: PretrainedConfig, expected_length: int | None = None
 
 def can_commit(cache: Cache) -> bool:
     """Whether the last K entries of every layer can be replaced by one of them."""
-    return all(
+    # Offloaded layers leave the device between steps; the commit would find them on the host.
+    return not cache.offloading and all(
         isinstance(layer, (CandidateLayer, DummyLayer)) or type(layer) is DynamicLayer
         for layer in cache.layers
     )

@@ -166,7 +166,7 @@ class DecodeLoop:
         with self.record.phase("prefill"):
             if self.selection.looks_ahead:
                 k = self.options.config.k if self.selection.wants_candidate_cache else 1
-                self.student.make_room_for_last_token(len(self.sequences.unfinished), k)
+                self.student.make_room_for_last_token(self.sequences.input_ids, k)
             if self.selection.wants_candidate_cache:
                 self.student.use_candidate_cache(self.options.config.k)
             self.student.prefill(self.sequences.input_ids)

@@ -28,7 +28,11 @@ MASKED_ATTENTION = ("sdpa", "eager")
 def is_static(cache: Cache) -> bool:
     """Whether every layer keeps its keys in one static buffer of full length."""
     layers = [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]
-    return bool(layers) and all(type(layer) is StaticLayer for layer in layers)
+    return (
+        bool(layers)
+        and not cache.offloading
+        and all(type(layer) is StaticLayer for layer in layers)
+    )
 
 
 def fits(cache: Cache, context: CandidateContext, k: int) -> bool:

@@ -62,7 +62,7 @@ class Student:
             config = self.model.config.get_text_config(decoder=True)
             self.model_kwargs[name] = candidate_cache(config, length and length + k)
 
-    def make_room_for_last_token(self, batch: int, k: int) -> None:
+    def make_room_for_last_token(self, input_ids: torch.Tensor, k: int) -> None:
         """Static caches end where transformers stops, one token before the end; a choice in the
         last step needs that place too, and one that transformers makes gets room for all K.
 
@@ -73,9 +73,12 @@ class Student:
         cache = self.model_kwargs.get(name)
         layers = getattr(cache, "layers", ())
         room = [x.max_cache_len for x in layers if isinstance(x, StaticLayer) and not x.is_sliding]
-        config, prompt = self.generation_config, self.model_kwargs.get("inputs_embeds")
-        needed = (config.max_length or 0) + (0 if prompt is None else prompt.shape[1])
-        if not room or min(room) >= needed:
+        config = self.generation_config
+        if not room:
+            return
+        new_tokens = (config.max_length or 0) - input_ids.shape[1]
+        needed = self._prompt_length(input_ids, cached_tokens(cache)) + new_tokens
+        if min(room) >= needed:
             return
         if getattr(cache, "_is_user_defined", False):
             raise ValueError(
@@ -84,11 +87,22 @@ class Student:
             )
         self.model_kwargs[name] = self.model._prepare_static_cache(
             cache_implementation=config.cache_implementation,
-            batch_size=batch,
+            batch_size=input_ids.shape[0],
             max_cache_len=needed + k - 1,
             prefill_chunk_size=config.prefill_chunk_size,
             model_kwargs=self.model_kwargs,
         )
+
+    def _prompt_length(self, input_ids: torch.Tensor, cached: int) -> int:
+        """Tokens the cache holds after the prefill."""
+        mask, embeds = (self.model_kwargs.get(n) for n in ("attention_mask", "inputs_embeds"))
+        if mask is not None:
+            return int(mask.shape[1])  # covers what is cached too
+        if embeds is not None:
+            return cached + int(embeds.shape[1])
+        # With a cache, either the whole sequence or only what is new.
+        length: int = getattr(self.generation_config, "_mask_length", None) or input_ids.shape[1]
+        return length
 
     def prefill(self, input_ids: torch.Tensor) -> None:
         """Takes the prompt (int64 [batch, length], or the embeddings in `model_kwargs`) through the

@@ -85,12 +85,16 @@ def read_research_groups(paths: Sequence[str | Path]) -> list[ResearchTrajectory
     for path in paths:
         for line in _lines(Path(path)):
             by_problem.setdefault(str(line["problem_id"]), []).append(line)
-    found = []
+    found: list[ResearchTrajectory] = []
+    taken = set(by_problem)
     for problem, lines in by_problem.items():
         open_ones: list[ResearchTrajectory] = []
         for line in sorted(lines, key=lambda item: item["step"]):
             if not any(trajectory.add(line) for trajectory in open_ones):
-                key = problem if not open_ones else f"{problem}-{len(open_ones)}"
+                key, number = problem, len(open_ones)
+                while open_ones and key in taken:  # another problem may be called like that
+                    key, number = f"{problem}-{number}", number + 1
+                taken.add(key)
                 open_ones.append(ResearchTrajectory(key))
                 open_ones[-1].add(line)
         found += open_ones
@@ -170,7 +174,7 @@ class _Completer:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, text in enumerate(path.read_text().splitlines(), 1):
+    for number, text in enumerate(path.read_text("utf-8").split("\n"), 1):
         if not text.strip():
             continue
         where = f"read_research_groups: {path.name} line {number}"

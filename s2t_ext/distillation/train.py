@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..calibration import threshold_at_rate
+from ..calibration import quantile, threshold_at_rate
 from ..checkpoint import describe_base_model
 from ..config import S2TConfig
 from ..decoding.adapters import has_adapter
@@ -111,7 +111,7 @@ class _Run:
         kls = torch.tensor([kl for t in self.training for kl in t.kl], dtype=torch.float64)
         self.trigger_threshold = float("inf")  # imported groups may come without divergences
         if len(kls):
-            self.trigger_threshold = float(kls.quantile(1 - config.trigger_share))
+            self.trigger_threshold = quantile(kls, 1 - config.trigger_share)
         packed = PackedModel(self.model)
         settings = collection.manifest["settings"]
         self.reserved_ids = tuple(settings.get("reserved_ids", ()))
@@ -192,6 +192,7 @@ class _Run:
                 self.maker.packed.plain.save_pretrained(self.folder / "model")
             content = {} if quality is None else quality.to_dict()
             write_atomically(self.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
+        self.processes.wait_for_everyone()  # nobody reads, or ends, before it is written
         return Distilled(selector, quality, self.folder)
 
     @property

@@ -182,7 +182,7 @@ def _humaneval() -> list[Problem]:
 
 def _question_answers(path: Path) -> list[Problem]:
     problems = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         if not line.strip():
             continue
         try:
