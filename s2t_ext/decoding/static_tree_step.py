@@ -6,6 +6,7 @@ changes from step to step is in tensors: the mask is built outside of the compil
 length the cache keeps on the device, and nothing here waits for the device. Sliding-window layers
 evict while they write and cannot take K alternatives; their caches go to `ExpandStep`. Tested on
 the CPU, compiled without recompilations; no GPU has replayed it yet (`test_generate_cuda.py` will).
+A learned trigger reads the hidden state by a hook, which `fullgraph=True` does not take.
 """
 
 from __future__ import annotations

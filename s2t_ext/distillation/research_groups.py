@@ -132,7 +132,7 @@ def import_research_groups(
     }
     collection = Collection.open_for_writing(output, settings, 1)
     if collection.missing_shards():
-        completer = _Completer(model)
+        completer = _Completer(model, reserved_ids)
         records = []
         for trajectory in trajectories:
             problem = str(next(iter(trajectory.lines.values()))["problem_id"])
@@ -145,8 +145,10 @@ def import_research_groups(
 class _Completer:
     """What the lines do not say: the student's own log-probabilities and entropy."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, reserved_ids: Sequence[int]) -> None:
         self.packed = PackedModel(model)
+        device = self.packed.plain.device
+        self.blocked = torch.tensor(list(reserved_ids), device=device) if reserved_ids else None
 
     @torch.no_grad()
     def complete(self, found: ResearchTrajectory) -> Trajectory:
@@ -157,15 +159,19 @@ class _Completer:
         for step, line in sorted(found.lines.items()):
             own = found.step_of(step)
             logits = self.packed.head.logits(hidden[found.prompt + own - 1][None]).contiguous()
-            proposal = ops.propose_candidates(logits, 1, 64)
+            proposal = ops.propose_candidates(logits, 1, 64, self.blocked)
             candidates = torch.tensor(line["cand_ids"], device=device)
             logprobs = logits[0, candidates].float() - proposal.logsumexp
+            order = logprobs.argsort(
+                descending=True, stable=True
+            ).tolist()  # the student's best first
+            logprobs = logprobs[order]
             groups.append(
                 Group(
                     own,
-                    tuple(line["cand_ids"]),
+                    tuple(line["cand_ids"][i] for i in order),
                     tuple(logprobs.tolist()),
-                    tuple(line["teacher_prob_abs"]),
+                    tuple(line["teacher_prob_abs"][i] for i in order),
                     entropy=float(proposal.support_entropy),
                 )
             )

@@ -44,6 +44,7 @@ class TrainingState:
             "modules": {name: trained_state(module) for name, module in modules.items()},
             "optimizer": optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "metrics_size": self._metrics.stat().st_size if self._metrics.exists() else 0,
         }
         buffer = io.BytesIO()
@@ -75,6 +76,8 @@ class TrainingState:
                     own[parameter].copy_(value)
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"])
+        if content.get("random_cuda"):
+            torch.cuda.set_rng_state_all(content["random_cuda"])
         if (
             self.is_main and self._metrics.exists()
         ):  # lines written after the checkpoint will be written again
