@@ -16,7 +16,7 @@ from models import (
 
 import s2t_ext
 from s2t_ext import Calibration, S2TConfig
-from s2t_ext.calibration import chat_prompt, pad_prompts, quantile, threshold_at_rate
+from s2t_ext.calibration import chat_prompt, pad_prompts, threshold_at_rate
 
 PROMPTS = ["What is 2+2?", "Hi", "Name a prime above 100, please."]
 TEMPLATE = "{% for m in messages %}{{ bos_token }}U:{{ m['content'] }}{% endfor %}A:"
@@ -187,10 +187,3 @@ def test_pad_prompts_pads_on_the_left():
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert inputs["input_ids"][1].tolist()[:2] == [EOS, EOS]
     assert set(inputs) == {"input_ids", "attention_mask"}
-
-
-@pytest.mark.parametrize("count", [1, 2, 17, 1000])
-def test_quantiles_are_torch_s(count):
-    values = torch.randn(count, dtype=torch.float64)
-    for share in (0.0, 0.01, 0.5, 0.99, 1.0):
-        assert quantile(values, share) == pytest.approx(float(values.quantile(share)), abs=1e-12)

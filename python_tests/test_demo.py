@@ -16,8 +16,6 @@ from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method, w
 from s2t_ext.demo.pretrain import Recipe, encode, make_tokenizer, pretrain
 from s2t_ext.demo.problems import SPLITS, answer_of, problems, split_of, vocabulary
 
-HAS_ASSETS = (compare.ASSETS / "selector").is_dir()
-
 
 def take(split, count, seed=0):
     return list(itertools.islice(problems(split, seed), count))
@@ -130,7 +128,6 @@ def test_the_build_command_makes_a_demo_that_runs(tmp_path, monkeypatch):
         assert len(outcome.right) == len(outcome.responses) == 3 and outcome.forward_passes > 0
 
 
-@pytest.mark.skipif(not HAS_ASSETS, reason="the demo's models are not in this checkout")
 def test_the_shipped_demo_shows_its_effect():
     demo = Demo.load()
     assert sum(p.stat().st_size for p in compare.ASSETS.rglob("*") if p.is_file()) < 4e6
@@ -140,7 +137,6 @@ def test_the_shipped_demo_shows_its_effect():
     assert right["s2t-local"] > right["greedy"]
 
 
-@pytest.mark.skipif(not HAS_ASSETS, reason="the demo's models are not in this checkout")
 def test_greedy_is_the_models_own_generate():
     demo = Demo.load()
     some = held_out_problems(8)
@@ -157,7 +153,6 @@ def test_greedy_is_the_models_own_generate():
     assert run_method("greedy", demo, some).responses == texts
 
 
-@pytest.mark.skipif(not HAS_ASSETS, reason="the demo's models are not in this checkout")
 def test_the_command():
     result = CliRunner().invoke(app, ["demo", "--problems", "12", "--json"])
     assert result.exit_code == 0, result.output

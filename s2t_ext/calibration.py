@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
@@ -107,19 +108,11 @@ def threshold_at_rate(
             f"calibrate: trigger must have a finite statistic, got {trigger!r} with none"
         )
     below = trigger in FIRES_BELOW
-    threshold = quantile(values, rate if below else 1.0 - rate)
+    # numpy's: torch's own ends at 2^24 values.
+    threshold = float(np.quantile(values.numpy(), rate if below else 1.0 - rate))
     fired = (values < threshold) if below else (values > threshold)
     digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else ""
     return Calibration(threshold, float(fired.double().mean()), len(values), digest)
-
-
-def quantile(values: torch.Tensor, share: float) -> float:
-    """`torch.quantile` of any number of values [N]; torch's own ends at 2^24."""
-    ordered = values.sort().values
-    place = share * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return float(torch.lerp(ordered[low], ordered[high], place - low))
 
 
 def chat_prompt(tokenizer: Any, text: str) -> str:

@@ -21,7 +21,7 @@ from .decoding.logits_head import LogitsHead, find_logits_head
 from .distillation.collect import roll_out
 from .evaluation.run_folder import RunFolder
 from .sufficiency_report import ABSENT, SUPPORT, sufficiency_report
-from .teacher import Teacher, check_same_tokenizer, vocabulary_size
+from .teacher import Teacher, check_same_tokenizer, describe_teacher, vocabulary_size
 
 #: Steps whose vocabulary-wide logits are held at a time.
 CHUNK = 128
@@ -186,11 +186,3 @@ def trajectory_support(
         logits = some if head.body is None else head.logits(some)
         parts.append(ops.propose_candidates(logits.contiguous(), size, size))
     return ops.ProposedCandidates._make(torch.cat(c) for c in zip(*parts, strict=True))
-
-
-def describe_teacher(teacher: Teacher) -> dict[str, Any]:
-    """What a run's settings say of its teacher."""
-    model = getattr(teacher, "model", None)
-    if isinstance(model, nn.Module):
-        return describe_base_model(model)
-    return {"name": str(getattr(teacher, "model_name", type(teacher).__name__))}

@@ -189,3 +189,13 @@ def vocabulary_size(model: Any) -> int:
 
     rows: int = unwrap_peft(model).get_output_embeddings().weight.shape[0]
     return rows
+
+
+def describe_teacher(teacher: Teacher) -> dict[str, Any]:
+    """What a run's settings say of its teacher."""
+    from .checkpoint import describe_base_model
+
+    model = getattr(teacher, "model", None)
+    if isinstance(model, nn.Module):
+        return describe_base_model(model)
+    return {"name": str(getattr(teacher, "model_name", type(teacher).__name__))}

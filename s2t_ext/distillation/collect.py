@@ -21,7 +21,7 @@ from ..calibration import chat_prompt, pad_prompts
 from ..checkpoint import describe_base_model
 from ..config import S2TConfig
 from ..generation import generate
-from ..teacher import Teacher, check_same_tokenizer, vocabulary_size
+from ..teacher import Teacher, check_same_tokenizer, describe_teacher, vocabulary_size
 from .collection import Collection, Prompt
 from .groups import Group, Trajectory
 from .packing import PackedModel
@@ -76,7 +76,7 @@ def collect(
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
     settings = {
         "student": describe_base_model(model),
-        "teacher": _describe_teacher(teacher),
+        "teacher": describe_teacher(teacher),
         "tokenizer_sha256": _tokenizer_hash(tokenizer),
         "prompts_sha256": hashlib.sha256(
             json.dumps([[p.text, p.group] for p in jobs]).encode()
@@ -224,13 +224,6 @@ class Labeller:
 def _rounded(values: Any) -> tuple[float, ...]:
     """Six significant digits: below the noise of any dtype a model runs in, and half the disk."""
     return tuple(float(f"{value:.6g}") for value in values)
-
-
-def _describe_teacher(teacher: Teacher) -> dict[str, Any]:
-    model = getattr(teacher, "model", None)
-    if isinstance(model, nn.Module):
-        return describe_base_model(model)
-    return {"name": str(getattr(teacher, "model_name", type(teacher).__name__))}
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..calibration import quantile, threshold_at_rate
+from ..calibration import threshold_at_rate
 from ..checkpoint import describe_base_model
 from ..config import S2TConfig
 from ..decoding.adapters import has_adapter
@@ -111,7 +112,7 @@ class _Run:
         kls = torch.tensor([kl for t in self.training for kl in t.kl], dtype=torch.float64)
         self.trigger_threshold = float("inf")  # imported groups may come without divergences
         if len(kls):
-            self.trigger_threshold = quantile(kls, 1 - config.trigger_share)
+            self.trigger_threshold = float(np.quantile(kls.numpy(), 1 - config.trigger_share))
         packed = PackedModel(self.model)
         settings = collection.manifest["settings"]
         self.reserved_ids = tuple(settings.get("reserved_ids", ()))

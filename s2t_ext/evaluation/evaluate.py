@@ -15,8 +15,7 @@ from tqdm.auto import tqdm
 from ..checkpoint import describe_base_model
 from ..decoding.adapters import unwrap_peft
 from ..selector import Selector
-from ..sufficiency import describe_teacher
-from ..teacher import Teacher, check_same_tokenizer
+from ..teacher import Teacher, check_same_tokenizer, describe_teacher
 from .grading import Grader
 from .policies import Answer, Policy, PolicyRunner, make_policy
 from .report import summarize, write_reports
