@@ -11,6 +11,7 @@ from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.demo.problems import problems
 from s2t_ext.distillation.collect import Labeller, collect
 from s2t_ext.distillation.collection import Collection, Prompt, write_atomically
+from s2t_ext.evaluation.tasks import HELD_OUT, SALT
 from s2t_ext.teacher import Teacher
 
 PROMPTS = [p.prompt for p, _ in zip(problems("dev", 3), range(10), strict=False)]
@@ -77,6 +78,14 @@ def test_splits_follow_the_groups():
     assert 0 < len(held_out) < len(PROMPTS)
     assert len({Prompt(p, group="template 7").is_held_out(0.4) for p in PROMPTS}) == 1
     assert not any(Prompt(p).is_held_out(0.0) for p in PROMPTS)
+
+
+def test_a_tasks_train_split_has_a_held_out_part_of_its_own():
+    """One hash for both splits would leave every prompt of a train split in training."""
+    prompts = [Prompt(str(i)) for i in range(400)]
+    train = [p for p in prompts if not p.is_held_out(HELD_OUT, SALT)]
+    held_out = [p for p in train if p.is_held_out(0.2)]
+    assert 0.1 < len(held_out) / len(train) < 0.3
 
 
 def test_the_collection_counts_what_it_holds(collection):

@@ -37,10 +37,13 @@ class Prompt:
     text: str
     group: str = ""
 
-    def is_held_out(self, share: float) -> bool:
-        """Whether it belongs to the held-out split; depends on nothing but its group or text."""
-        # Salted: a split that somebody else made by a plain hash must not decide ours.
-        key = f"held out\0{self.group or self.text}"
+    def is_held_out(self, share: float, salt: str = "held out of a collection") -> bool:
+        """Whether it belongs to the held-out split; depends on nothing but its group or text.
+
+        Splits of another salt are independent: the training part of one still has a held-out part
+        in the other.
+        """
+        key = f"{salt}\0{self.group or self.text}"
         digest = hashlib.sha256(key.encode()).hexdigest()
         return int(digest[:8], 16) / 2**32 < share
 

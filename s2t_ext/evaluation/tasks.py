@@ -20,6 +20,8 @@ SPLITS = ("train", "held_out", "all")
 
 #: Share of the templates, and of the questions of other generators, that is held out.
 HELD_OUT = 0.25
+#: Not a collection's: what is collected from a train split must have a held-out part of its own.
+SALT = "held out"
 
 _FIRST_SEED = {"train": 0, "held_out": 10**9, "all": 2 * 10**9}
 _SEED_STEP = 10**6
@@ -152,7 +154,7 @@ def _generated(
 
 
 def _belongs(prompt: Prompt, split: str) -> bool:
-    return split == "all" or prompt.is_held_out(HELD_OUT) == (split == "held_out")
+    return split == "all" or prompt.is_held_out(HELD_OUT, SALT) == (split == "held_out")
 
 
 def _problem(task: str, item: dict[str, Any], number: int, group: str = "") -> Problem:
