@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from s2t_ext import S2TConfig
+from s2t_ext.decoding.cache_argument import CACHE_ARGUMENT
 
 IDLE = S2TConfig(trigger="entropy", threshold=1e3)
 HALF = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0)
@@ -158,7 +159,7 @@ def test_a_static_cache_too_small_for_the_last_choice_is_refused():
     with pytest.raises(ValueError) as error:
         way_in("generate", model, ALWAYS, make_selector(model))(**arguments)
     assert str(error.value) == (
-        "generate: past_key_values must have room for 13 tokens (a choice in the last step looks "
+        f"generate: {CACHE_ARGUMENT} must have room for 13 tokens (a choice in the last step looks "
         "one token ahead), got a StaticCache for 12"
     )
     never = way_in("generate", model, S2TConfig(trigger="never"))(**arguments)
@@ -175,7 +176,7 @@ def test_a_tree_needs_a_cache_that_holds_alternatives():
             max_new_tokens=4,
         )
     assert str(error.value) == (
-        "generate: past_key_values must be a cache whose last entries can be replaced for "
+        f"generate: {CACHE_ARGUMENT} must be a cache whose last entries can be replaced for "
         "step='tree', got DynamicCache"
     )
 

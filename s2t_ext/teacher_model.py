@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from . import ops
+from .decoding.cache_argument import CACHE_ARGUMENT, cache_of
 from .decoding.logits_head import LogitsHead, find_logits_head
 from .ops import SupportKL
 from .teacher import Teacher, TeacherSession, check_first, check_vocabulary_sizes, vocabulary_size
@@ -118,14 +119,14 @@ class _ModelSession:
         inputs = self.model.prepare_inputs_for_generation(
             ids.to(device),
             next_sequence_length=ids.shape[1] - self._seen,
-            past_key_values=self._cache,
+            **{CACHE_ARGUMENT: self._cache},
             attention_mask=None if mask is None else mask[:, :-1].to(device),
             position_ids=_positions(ids, positions, mask).to(device),
             use_cache=True,
             logits_to_keep=1,
         )
         outputs = self.model(**inputs, return_dict=True)
-        self._cache = outputs.past_key_values
+        self._cache = cache_of(outputs)
         self._seen = ids.shape[1]
         self.forward_passes += 1
         logits: torch.Tensor = outputs.logits[:, -1]

@@ -19,6 +19,7 @@ from .. import ops
 from ..ops import ProposedCandidates
 from ..triggers import Trigger, resolve_trigger
 from .adapters import AdapterSwitch, has_adapter
+from .cache_argument import CACHE_ARGUMENT
 from .local_selection import LocalSelection
 from .options import DecodingOptions, row_seeds
 from .ordinary_token import OrdinaryToken
@@ -296,7 +297,7 @@ class DecodeLoop:
             sequences=self.sequences.input_ids,
             scores=None if self.scores is None else tuple(self.scores),
             logits=None if self.raw_logits is None else tuple(self.raw_logits),
-            past_key_values=cache,
+            **{CACHE_ARGUMENT: cache},
             s2t=self.record,
         )
 

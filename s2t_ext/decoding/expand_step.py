@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.generation.utils import ALL_CACHE_NAMES
 
+from .cache_argument import cache_name, cache_of
 from .candidate_cache import can_commit
 from .candidate_step import CandidateContext, Committed
 from .logits_head import traced_head
@@ -52,7 +53,7 @@ class ExpandStep:
             _take_rows(context.position_ids, rows, batch),
             context.model_kwargs,
         )
-        self._cache = _cache_of(outputs, cache)
+        self._cache = cache_of(outputs, cache)
         self._starts, self._logits, self._hidden = starts, outputs.logits[:, -1], hidden[:, -1]
         self.forward_passes, self.tokens = (
             1 + bool(context.num_pending),
@@ -91,7 +92,7 @@ class ExpandStep:
             # Some models read the mask of the prompt only then.
             is_first_iteration=context.num_pending == context.input_ids.shape[1],
         )
-        return _cache_of(outputs, context.cache)
+        return cache_of(outputs, context.cache)
 
     def _run(
         self,
@@ -145,15 +146,6 @@ def _restorer(cache: Cache) -> Callable[[], None]:
 
 
 _CARRIED_ELSEWHERE = {"attention_mask", "position_ids", "inputs_embeds", *ALL_CACHE_NAMES}
-
-
-def cache_name(model_kwargs: dict[str, Any]) -> str:
-    """The keyword this model takes its cache by."""
-    return next((name for name in ALL_CACHE_NAMES if name in model_kwargs), "past_key_values")
-
-
-def _cache_of(outputs: Any, fallback: Cache) -> Cache:
-    return next((outputs[name] for name in ALL_CACHE_NAMES if name in outputs), fallback)
 
 
 def _take_rows(tensor: torch.Tensor | None, rows: torch.Tensor, batch: int) -> torch.Tensor | None:

@@ -9,6 +9,7 @@ from transformers.cache_utils import Cache, DynamicCache
 from .. import ops
 from ..selector import Selector
 from .adapters import AdapterSwitch
+from .cache_argument import CACHE_ARGUMENT
 from .candidate_cache import can_commit, candidate_cache
 from .candidate_step import CandidateContext, CandidateStep
 from .expand_step import ExpandStep
@@ -80,7 +81,7 @@ class LocalSelection:
         else:
             self._expand(
                 f"the given {kind} cannot hold alternatives",
-                "past_key_values must be a cache whose last entries can be replaced for "
+                f"{CACHE_ARGUMENT} must be a cache whose last entries can be replaced for "
                 f"step='tree', got {kind}",
             )
 

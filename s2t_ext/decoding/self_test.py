@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from .cache_argument import CACHE_ARGUMENT
 from .candidate_cache import candidate_cache
 from .candidate_step import CandidateContext, CandidateStep
 from .expand_step import ExpandStep
@@ -81,12 +82,12 @@ def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
     inputs = model.prepare_inputs_for_generation(
         torch.cat([context.input_ids, context.input_ids[:, -1:]], dim=1),
         next_sequence_length=1,
-        past_key_values=context.cache,
+        **{CACHE_ARGUMENT: context.cache},
         attention_mask=context.attention_mask,
         position_ids=context.position_ids,
         use_cache=True,
     )
-    return inputs.get("past_key_values") is None
+    return inputs.get(CACHE_ARGUMENT) is None
 
 
 def _try_tree(model: PreTrainedModel, head: LogitsHead) -> tuple[bool, str]:
@@ -151,11 +152,11 @@ def _probe(
         input_ids=tokens[:, prefix],
         attention_mask=mask[:, prefix],
         position_ids=positions[:, prefix],
-        past_key_values=cache,
+        **{CACHE_ARGUMENT: cache},
     )
     candidates = torch.stack([tokens[:, 4], tokens[:, 0], tokens[:, 3]], dim=1)
     context = CandidateContext(
-        cache, tokens[:, prefix], 0, mask, positions, {"use_cache": True, "past_key_values": cache}
+        cache, tokens[:, prefix], 0, mask, positions, {"use_cache": True, CACHE_ARGUMENT: cache}
     )
     hidden = step.forward(
         context, candidates, torch.ones(2, dtype=torch.bool, device=tokens.device)
@@ -167,6 +168,6 @@ def _probe(
         input_ids=tokens[:, 4:],
         attention_mask=grown,
         position_ids=positions[:, -1:] + 1,
-        past_key_values=cache,
+        **{CACHE_ARGUMENT: cache},
     ).logits[:, -1]
     return hidden.clone(), logits

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DummyLayer, StaticLayer
 
 from .. import ops
+from .cache_argument import CACHE_ARGUMENT
 from .candidate_step import CandidateContext, Committed
 from .logits_head import LogitsHead
 
@@ -73,7 +74,7 @@ class StaticTreeStep:
             input_ids=candidates,
             position_ids=context.position_ids[..., -1:].expand(batch, k),
             attention_mask=self._mask(context, k),
-            past_key_values=context.cache,
+            **{CACHE_ARGUMENT: context.cache},
             use_cache=True,
         ).last_hidden_state
         self._context, self._hidden = context, hidden

@@ -12,9 +12,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 
+from .cache_argument import cache_name
 from .candidate_cache import can_commit, candidate_cache
 from .candidate_step import CandidateContext, cached_tokens
-from .expand_step import cache_name
 from .logits_head import HeadTrace, traced_head
 from .record import DecodingRecord
 
@@ -82,7 +82,7 @@ class Student:
             return
         if getattr(cache, "_is_user_defined", False):
             raise ValueError(
-                f"generate: past_key_values must have room for {needed} tokens (a choice in the "
+                f"generate: {name} must have room for {needed} tokens (a choice in the "
                 f"last step looks one token ahead), got a {type(cache).__name__} for {min(room)}"
             )
         self.model_kwargs[name] = self.model._prepare_static_cache(

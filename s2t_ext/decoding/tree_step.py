@@ -7,6 +7,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
+from .cache_argument import CACHE_ARGUMENT
 from .candidate_attention import CandidateLayout, attention_configs, candidate_attention
 from .candidate_cache import commit_candidates
 from .candidate_step import CandidateContext, Committed
@@ -39,7 +40,7 @@ class TreeStep:
         inputs = {
             "input_ids": torch.cat([context.pending, candidates], dim=1) if pending else candidates,
             "position_ids": self._positions(context, batch, pending, k),
-            "past_key_values": context.cache,
+            CACHE_ARGUMENT: context.cache,
             "use_cache": True,
         }
         with candidate_attention(self._configs, layout):

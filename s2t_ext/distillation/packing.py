@@ -49,8 +49,7 @@ class PackedLayout:
         """See `AttentionLayout`; built once per batch and window."""
         if keys != self.num_queries:
             raise ValueError(
-                f"packed forward: past_key_values must be empty, got {keys - self.num_queries} "
-                "cached tokens"
+                f"packed forward: cache must be empty, got {keys - self.num_queries} cached tokens"
             )
         if (window, groups) not in self._masks:
             self._masks[window, groups] = self._build(window, groups, device)
