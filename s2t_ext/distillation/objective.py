@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -168,9 +169,18 @@ class ObjectiveMaker:
 
         total = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
         for begin in range(0, hidden.shape[0], LOGIT_ROWS):
-            rows = slice(begin, begin + LOGIT_ROWS)
-            total = total + checkpoint(piece, base_hidden[rows], hidden[rows], use_reentrant=False)
+            own = slice(begin, begin + LOGIT_ROWS)
+            if self._head_is_trained:
+                value = checkpoint(piece, base_hidden[own], hidden[own], use_reentrant=False)
+            else:
+                value = _WithGradient.apply(piece, base_hidden[own], hidden[own])  # type: ignore[no-untyped-call]
+            total = total + value
         return total
+
+    @property
+    def _head_is_trained(self) -> bool:
+        embeddings = self.packed.plain.get_output_embeddings()
+        return any(p.requires_grad for p in embeddings.parameters())
 
     @torch.no_grad()
     def _base_hidden(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -199,3 +209,23 @@ class ObjectiveMaker:
             self.config.base_kl_weight * base / max(counts.prefix_tokens, 1),
             self.config.trigger_weight * trigger / max(counts.steps, 1),
         )
+
+
+class _WithGradient(torch.autograd.Function):
+    """f(constant, x), a scalar, with its gradient by x taken at once: x is small and what lies
+    between it and the scalar (logits over the vocabulary) is large, so nothing of that is kept
+    for, or computed again in, the backward pass. f must depend on nothing else that is trained.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, f: Any, constant: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            value: torch.Tensor = f(constant, x)
+        ctx.save_for_backward(*torch.autograd.grad(value, x))
+        return value.detach()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple[None, None, torch.Tensor]:
+        (gradient,) = ctx.saved_tensors
+        return None, None, upstream.to(gradient.dtype) * gradient

@@ -149,6 +149,9 @@ class _Run:
         total = per_epoch * self.config.epochs
         hidden = None if progress is None else not progress
         bar = tqdm(total=total, initial=done, desc="distill", unit="step", disable=hidden)
+        # Gradients of the base term underflow where the adapter changes nothing yet, and processors
+        # take about 100 cycles for each denormal number: on some, half of a backward pass.
+        torch.set_flush_denormal(True)
         if done == 0:
             self._evaluate(0)
         for epoch in range(done // per_epoch, self.config.epochs):
@@ -163,6 +166,7 @@ class _Run:
                     self._evaluate(number + 1)
                 if last or (number + 1) % self.config.checkpoint_every == 0:
                     self.state.save(modules, self.optimizer, number + 1)
+        torch.set_flush_denormal(False)
         bar.close()
 
     def finish(self, decoding: S2TConfig, trigger_rate: float) -> Distilled:
