@@ -81,13 +81,13 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result(
 @pytest.mark.parametrize("method", ["lora", "rows", "full"])
 @pytest.mark.parametrize("kind", ["top1", "kl", "pairwise"])
 def test_it_learns_the_training_groups(tmp_path, collection, method, kind):
-    options = {**FAST, "epochs": 12, "learning_rate": 2e-2}
+    options = {**FAST, "epochs": 12}
     loss = LossConfig(kind, base_kl_weight=0.01)
     distill(make_model(1), collection, tmp_path, DistillConfig(method=method, loss=loss, **options))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss_groups"] for line in lines if "loss_groups" in line]
     quarter = len(losses) // 4
-    assert sum(losses[-quarter:]) < 0.9 * sum(losses[:quarter])  # some of it is noise of dropout
+    assert sum(losses[-quarter:]) < 0.8 * sum(losses[:quarter])  # the rows alone reach about 0.6
     held_out = [line for line in lines if "held_out" in line]
     assert len(held_out) == 13  # before training, and after every epoch
 
