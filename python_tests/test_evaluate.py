@@ -225,6 +225,9 @@ def test_policies_with_an_adapter():
         (["greedy", "greedy"], "policies must have different names"),
         (["best"], "policies must be among greedy, .* got 'best'"),
         (["maj@0"], "policies must be among"),
+        (["s2t-local@"], "policies must be among"),
+        (["s2t-local-pps@a/b"], "policies must be among"),
+        (["greedy@a"], "policies must be among"),
         (["s2t"], "teacher must be given for s2t, got None"),
         (["teacher"], "teacher must be given for teacher, got None"),
         (["s2t-local"], "selector must be given for s2t-local, got None"),
@@ -267,6 +270,19 @@ def test_a_selectors_own_options_are_the_defaults():
     assert other.threshold is None  # 0.3 was a margin
     third = make_policy("s2t-local", selector=selector, local_threshold=0.7, k=3).config
     assert (third.k, third.trigger, third.threshold) == (3, "margin", 0.7)
+
+
+def test_two_selectors_in_one_folder(tmp_path):
+    """Each under its own label; under the same one, the second is refused."""
+    one, two = (make_selector(tiny_model("llama"), seed=seed) for seed in (0, 1))
+    always = dict(local_trigger="always")
+    for label, selector in (("one", one), ("two", two)):
+        policy = choosing(f"s2t-local@{label}", selector=selector, **always)
+        summary = run(tmp_path, [policy], selector=selector)
+    assert set(summary["policies"]) == {"s2t-local@one", "s2t-local@two"}
+    with pytest.raises(ValueError, match="no results of another 's2t-local@one'"):
+        run(tmp_path, [choosing("s2t-local@one", selector=two, **always)], selector=two)
+    assert make_policy("s2t-local-pps@one", selector=one).config.proposer == "base"
 
 
 def test_a_summary_by_hand():

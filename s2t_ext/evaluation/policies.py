@@ -18,7 +18,8 @@ from ..generation import generate
 from ..selector import Selector
 from ..teacher import Teacher
 
-#: "maj@K" takes any K; the others are exact names.
+#: "maj@K" takes any K, and the two of a selector any label behind an @, so that several selectors'
+#: results can stand in one folder; the others are exact names.
 POLICIES = ("greedy", "maj@8", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
 
 _PLAIN = S2TConfig(trigger="never", proposer="base")
@@ -63,7 +64,7 @@ def make_policy(
     """A policy of the paper by its name.
 
     Args:
-        name: One of `POLICIES`, or "maj@K".
+        name: One of `POLICIES`, "maj@K", or a selector's with a label: "s2t-local@rows".
         selector: Of S2T-LOCAL; its own decoding options are the defaults there.
         k: Candidates per choice; None takes the selector's for S2T-LOCAL, else 8.
         teacher_trigger, teacher_threshold: Of s2t and takeover; 0.88 nats is 5 % of the steps of
@@ -89,9 +90,12 @@ def make_policy(
             proposer="base",
         )  # fmt: skip
         return Policy(name, config, needs_teacher=True)
-    if name not in ("s2t-local", "s2t-local-pps"):
-        allowed = ", ".join(POLICIES)
-        raise ValueError(f"evaluate: policies must be among {allowed} (or maj@K), got {name!r}")
+    local = re.fullmatch(r"s2t-local(-pps)?(@[\w.-]+)?", name)
+    if not local:
+        raise ValueError(
+            f"evaluate: policies must be among {', '.join(POLICIES)} (or maj@K, s2t-local@LABEL, "
+            f"s2t-local-pps@LABEL), got {name!r}"
+        )
     if selector is None:
         raise ValueError(f"evaluate: selector must be given for {name}, got None")
     config = selector.decoding or S2TConfig()
@@ -104,7 +108,7 @@ def make_policy(
         if local_threshold is not None or local_trigger not in (None, config.trigger)
         else config.threshold,
         select="local",
-        proposer="base" if name.endswith("pps") else "adapted",
+        proposer="base" if local[1] else "adapted",
     )
     return Policy(name, config, needs_selector=True)
 
