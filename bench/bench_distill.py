@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 from s2t_ext.distillation.groups import Group, Trajectory, packed_length
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.distillation.objective import Counts, ObjectiveMaker
+from s2t_ext.distillation.optimization import denormals_flushed
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.score_head import ScoreHead
 
@@ -156,4 +157,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with denormals_flushed():  # as in training
+        main()

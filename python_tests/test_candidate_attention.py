@@ -345,9 +345,12 @@ def test_leaving_training_mode_tests_again():
         ("falcon_h1", PostProcessing(scale=0.5)),
     ],
 )
-def test_post_processing_of_the_head_is_found(name, post):
-    head = find_logits_head(tiny_model(name))
-    assert head.post == post and head.body is tiny_model(name).base_model
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_post_processing_of_the_head_is_found(name, post, dtype):
+    """Also where the cap changes the logits by less than a low precision would excuse."""
+    model = build_model(name).to(dtype)
+    head = find_logits_head(model)
+    assert head.post == post and head.body is model.base_model
 
 
 def test_a_head_with_post_processing_unknown_runs_the_whole_model():

@@ -150,6 +150,34 @@ def test_full_fine_tuning_against_a_frozen_copy():
         torch.testing.assert_close(gradient, expected[parameter])
 
 
+@pytest.mark.parametrize("head_is_trained", [False, True])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])  # gemma2 caps its logits
+def test_the_base_term_is_its_formula(monkeypatch, name, head_is_trained):
+    """Taken in pieces, with the gradient at once or by recomputation, beside the plain formula."""
+    monkeypatch.setattr("s2t_ext.distillation.objective.LOGIT_ROWS", 4)
+    model = with_lora(make_model(name))
+    model.get_output_embeddings().requires_grad_(head_is_trained)
+    maker = make_maker(model, LossConfig(base_kl_weight=0.3))
+    (trajectory,) = make_trajectories(seed=11)[2:]
+    tokens = trajectory.prompt + trajectory.response
+    ids = torch.tensor([tokens[: trajectory.prefix_length]])
+    counts = Counts.of([trajectory])
+
+    term = 2 * maker.packed_objective(pack([trajectory]), counts).base_kl
+    with model.disable_adapter(), torch.no_grad():
+        log_p = model(ids).logits[0].log_softmax(dim=1)
+    log_q = model(ids).logits[0].log_softmax(dim=1)
+    expected = 2 * 0.3 * (log_p.exp() * (log_p - log_q)).sum() / counts.prefix_tokens
+
+    tolerance = TOLERANCES.get(name, dict(rtol=1e-9, atol=1e-11))
+    torch.testing.assert_close(term, expected, **tolerance)
+    actual, wanted = (gradients(model, maker.head, loss) for loss in (term, expected))
+    assert actual.keys() == wanted.keys() and len(actual) > 8
+    assert any("lm_head" in n or "embed_tokens" in n for n in actual) == head_is_trained
+    for parameter, gradient in wanted.items():
+        torch.testing.assert_close(actual[parameter], gradient, **tolerance)
+
+
 def test_batching_changes_nothing():
     """A row's states do not depend on what it is batched and padded with."""
     model = PackedModel(make_model("gemma2"))

@@ -123,15 +123,18 @@ def _find_post_processing(
     value = getattr(config, "final_logit_softcapping", None)
     if value:
         softcaps.append(float(value))
-    for scale in scales:
-        for softcap in softcaps:
-            post = PostProcessing(scale, softcap)
-            if _close(post.apply(output), logits):
-                return post
-    return None
+    every = [PostProcessing(scale, softcap) for scale in scales for softcap in softcaps]
+    # The closest one: a cap changes small logits by less than low precision does.
+    post = min(every, key=lambda post: _difference(post.apply(output), logits))
+    return post if _close(post.apply(output), logits) else None
+
+
+def _difference(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest, relative to the largest value."""
+    scale = expected.abs().max().clamp(min=1e-6)
+    return float((actual.to(expected) - expected).abs().max() / scale)
 
 
 def _close(actual: torch.Tensor, expected: torch.Tensor) -> bool:
-    tolerance = 1e-5 if expected.dtype == torch.float32 else 2e-2
-    scale = expected.float().abs().max().clamp(min=1e-6)
-    return bool((actual.float() - expected.float()).abs().max() <= tolerance * scale)
+    low_precision = expected.dtype in (torch.float16, torch.bfloat16)
+    return _difference(actual, expected) <= (2e-2 if low_precision else 1e-5)

@@ -26,6 +26,7 @@ from .features import cached_states, head_input_scale
 from .groups import Trajectory, batches_by_length
 from .objective import Counts, Objective, ObjectiveMaker
 from .optimization import (
+    denormals_flushed,
     parameter_groups,
     schedule,
     sum_over_processes,
@@ -141,6 +142,7 @@ class _Run:
         }
         self.state = TrainingState(folder, identity, self._is_main)
 
+    @denormals_flushed()
     def train(self, progress: bool | None) -> None:
         """All epochs, from the last checkpoint if there is one."""
         modules = {"model": self.model, "head": self.head}
@@ -149,9 +151,6 @@ class _Run:
         total = per_epoch * self.config.epochs
         hidden = None if progress is None else not progress
         bar = tqdm(total=total, initial=done, desc="distill", unit="step", disable=hidden)
-        # Gradients of the base term underflow where the adapter changes nothing yet, and processors
-        # take about 100 cycles for each denormal number: on some, half of a backward pass.
-        torch.set_flush_denormal(True)
         if done == 0:
             self._evaluate(0)
         for epoch in range(done // per_epoch, self.config.epochs):
@@ -166,7 +165,6 @@ class _Run:
                     self._evaluate(number + 1)
                 if last or (number + 1) % self.config.checkpoint_every == 0:
                     self.state.save(modules, self.optimizer, number + 1)
-        torch.set_flush_denormal(False)
         bar.close()
 
     def finish(self, decoding: S2TConfig, trigger_rate: float) -> Distilled:
