@@ -152,3 +152,10 @@ def test_quality_and_the_prior_weight_never_below_the_students_own_ranking():
     assert perfect.quality(0.0, 0.5).agreement == 1.0
     assert perfect.quality(0.0, 0.5).margin == pytest.approx((7 * 0.85 + 3 * 0.7) / 10)
     assert perfect.quality(OWN_RANKING, 0.5).agreement == 0.7
+
+    def turned(measured, weight=0.0):
+        quality = measured.quality(weight, 0.5)
+        return quality.gained, quality.lost
+
+    assert turned(perfect) == (3, 0) and turned(perfect, OWN_RANKING) == (0, 0)
+    assert turned(held_out(teacher.flip(1), teacher)) == (3, 7)

@@ -58,6 +58,8 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
                 for name, text in _ROWS
                 if math.isfinite(quality[name])
             ),
+            f"| groups gained / lost against the student's top 1 | {quality['gained']} / "
+            f"{quality['lost']} |",
             "",
         ]
     for name, calibration in config.get("calibration", {}).items():

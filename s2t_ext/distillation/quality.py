@@ -25,6 +25,8 @@ class Quality:
         trigger_auc, entropy_auc: Area under the ROC curve of finding the steps of high KL.
         trigger_recall, entropy_recall: Share of those steps found when as many steps fire.
         steps: Number of steps behind the last four.
+        gained, lost: Groups in which only the selector, only the student's own favourite, agrees
+            with the teacher; agreement - student_agreement = (gained - lost) / groups.
     """
 
     groups: int
@@ -39,6 +41,8 @@ class Quality:
     trigger_recall: float = float("nan")
     entropy_recall: float = float("nan")
     steps: int = 0
+    gained: int = 0
+    lost: int = 0
 
     def to_dict(self) -> dict[str, float]:
         """Plain JSON values."""
@@ -89,6 +93,8 @@ class HeldOut:
             spearman=spearman(totals, self.teacher, self.mask),
             margin=_mean(gap[several]),
             teacher_mass=_mean(p.gather(1, choice[:, None])),
+            gained=int(((choice == best) & (best != 0)).sum()),
+            lost=int(((choice != best) & (best == 0)).sum()),
             **self._trigger_quality(trigger_threshold),
         )
 
