@@ -141,6 +141,7 @@ class _Run:
             "processes": self.processes.num_processes,
         }
         self.state = TrainingState(folder, identity, self._is_main)
+        self._measured: HeldOut | None = None
 
     @denormals_flushed()
     def train(self, progress: bool | None) -> None:
@@ -170,8 +171,8 @@ class _Run:
     def finish(self, decoding: S2TConfig, trigger_rate: float) -> Distilled:
         """Settles the prior weight and the thresholds, and writes the selector."""
         quality = None
-        if self.held_out:
-            measured = self._measure()
+        measured = self._measure() if self.held_out else None
+        if measured is not None:
             weight = float(self.head.prior_weight.detach())
             if self.config.prior != "none":
                 weight = measured.best_prior_weight(weight)
@@ -187,7 +188,7 @@ class _Run:
         )
         if self.config.method == "lora":
             selector.adapted_model = self.model
-        self._calibrate(selector, trigger_rate)
+        self._calibrate(selector, trigger_rate, measured)
         self.model.eval()
         if self._is_main:
             selector.save_pretrained(self.folder / "selector")
@@ -216,6 +217,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         self.model.train(self.config.method != "rows")
+        self._measured = None
         counts = Counts.of([t for batch in step for t in batch])
         sums = torch.zeros(3)
         processes = self.processes
@@ -259,7 +261,11 @@ class _Run:
 
     @torch.no_grad()
     def _measure(self) -> HeldOut:
-        """Scores of the held-out groups' first k candidates, without dropout."""
+        """Scores of the held-out groups' first k candidates, without dropout; kept until the next
+        optimiser step.
+        """
+        if self._measured is not None:
+            return self._measured
         self.model.eval()
         parts: list[tuple[torch.Tensor, ...]] = []
         batches = batches_by_length(
@@ -284,9 +290,10 @@ class _Run:
             )
             trigger = self.head.trigger_logits(steps)
             parts.append((*padded, trigger, packed.step_entropy, packed.step_kl))
-        return HeldOut(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+        self._measured = HeldOut(*(torch.cat(p).cpu() for p in zip(*parts, strict=True)))
+        return self._measured
 
-    def _calibrate(self, selector: Selector, rate: float) -> None:
+    def _calibrate(self, selector: Selector, rate: float, measured: HeldOut | None) -> None:
         """Thresholds from the rollouts themselves: every step of them was labelled."""
         some = [*self.training, *self.held_out]
         warmup = (selector.decoding or S2TConfig()).warmup_steps
@@ -296,8 +303,8 @@ class _Run:
                 selector.calibrations[name] = threshold_at_rate(values, rate, name)
         if not any(t.kl for t in self.training) or self.config.loss.trigger_weight == 0:
             selector.trigger_head = None  # it has learnt nothing
-        elif any(t.kl for t in self.held_out):
-            probabilities = torch.sigmoid(self._measure().trigger).tolist()
+        elif measured is not None and measured.trigger.numel():
+            probabilities = torch.sigmoid(measured.trigger).tolist()
             selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")
 
 
