@@ -32,8 +32,13 @@ def demo(
 ) -> None:
     """Compare greedy, majority of 8, S2T and S2T-LOCAL on miniature models, offline."""
     with one_line_errors():
+        import torch
+
         from ..demo.compare import ASSETS, METHODS, Demo, held_out_problems, run_method
 
+        # Models this small gain nothing from a second thread, and where another program has the
+        # core, each of their many short operations would wait for it.
+        torch.set_num_threads(1)
         loaded = Demo.load(assets or ASSETS)
         if trigger_rate is not None:
             loaded.set_rate(trigger_rate)
