@@ -65,6 +65,16 @@ def decoding_rows():
                 f"{row['ratio_high']:.2f}) | "
                 "`model.generate`, greedy |"
             )
+    if result := newest("batch"):
+        rows = {row["implementation"]: row for row in result["rows"]}
+        row, padded = rows["ragged"], rows["padded"]
+        lines.append(
+            f"| {row['case']} | {row['ms_per_step']:.0f} ms per step | "
+            f"{row['ratio_to_greedy']:.2f} x the time ({row['ratio_low']:.2f} to "
+            f"{row['ratio_high']:.2f}); with K tokens for every row "
+            f"{padded['ratio_to_greedy']:.2f} x | `model.generate`, greedy; "
+            f"`bench/bench_batch.py`, {machine('batch')} |"
+        )
     if result := newest("triggered_step"):
         row = result["rows"][0]
         lines.append(

@@ -118,12 +118,14 @@ def test_attend(groups, has_sinks, softcap):
 # ---- forwards ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("needed", [(True, True, True), (False, True, False)])
 @pytest.mark.parametrize("pending", [0, 1, 5, PROMPT])
 @pytest.mark.parametrize("name", TREES)
 @torch.no_grad()
-def test_a_tree_forward_is_every_candidates_own(name, pending):
+def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
     """Hidden states of prefix + pending + candidate, each from scratch, without padding; and the
-    logits after the winner's next token, from the committed cache.
+    logits after the winner's next token, from the committed cache. Of a row that needs no choice
+    only slot 0 matters, and only it goes through the model.
     """
     model, (ids, mask) = tiny_model(name), prompts(True)
     step = TreeStep(model, find_logits_head(model))
@@ -136,9 +138,11 @@ def test_a_tree_forward_is_every_candidates_own(name, pending):
         model(input_ids=ids[:, :seen], past_key_values=cache, **inputs)
     grown = torch.cat([mask, mask[:, -1:]], dim=1)
     context = CandidateContext(cache, ids, pending, grown, positions, {})
-    hidden = step.forward(context, candidates, torch.ones(3, dtype=torch.bool))
-    assert (step.forward_passes, step.tokens) == (1, 3 * (pending + 4))
-    slot = torch.tensor([2, 0, 3])
+    hidden = step.forward(context, candidates, torch.tensor(needed))
+    assert hidden.shape[:2] == (3, 4) and hidden.isfinite().all()
+    slots = [4 if row else 1 for row in needed]
+    assert (step.forward_passes, step.tokens) == (1, 3 * pending + sum(slots))
+    slot = torch.tensor([2, 1, 3]) * torch.tensor(needed)
     committed = step.commit(slot)
     assert committed.cache.get_seq_length() == PROMPT + 1
     following = torch.tensor([[21], [22], [23]])
@@ -150,7 +154,7 @@ def test_a_tree_forward_is_every_candidates_own(name, pending):
     ).logits[:, -1]
     for b in range(3):
         prefix = ids[b, mask[b].bool()]
-        for c in range(4):
+        for c in range(slots[b]):
             whole = torch.cat([prefix, candidates[b, c, None]])[None]
             expected, logits = _from_scratch(model, whole)
             torch.testing.assert_close(hidden[b, c], expected, atol=2e-5, rtol=1e-4)
@@ -243,6 +247,7 @@ def test_self_test(name):
         "bloom": "BloomForCausalLM does not take registered attention implementations",
     }
     assert found.reason == reasons.get(name, found.reason)
+    assert found.ragged == found.tree
     if found.tree:
         assert found.reason == "tree and expanded forwards agree"
 
@@ -292,6 +297,25 @@ def test_a_model_that_cannot_run_several_tokens_at_a_position_expands():
 
     model.model.register_forward_pre_hook(refuse, with_kwargs=True)
     check_expands(model, "the tree forward raised KeyError: 'positions'")
+
+
+def test_a_model_that_knows_its_batch_keeps_its_rows_apart():
+    """As remote code may: tree steps are exact, but not with the rows laid side by side."""
+    model = build_model("llama")
+
+    def insist(module, arguments, keywords):
+        positions = keywords.get("position_ids")
+        assert positions is None or positions.shape[0] > 1
+
+    model.model.register_forward_pre_hook(insist, with_kwargs=True)
+    found = attach(model)
+    assert found.tree and not found.ragged
+    arguments = dict(input_ids=prompts(False).ids, max_new_tokens=6, seed=3)
+    config = S2TConfig(k=3, trigger="random", threshold=0.5, warmup_steps=0)
+    selector = make_selector(model)
+    actual = way_in("generate", model, config, selector)(**arguments)
+    expected = way_in("generate", tiny_model("llama"), config, selector)(**arguments)
+    assert torch.equal(actual, expected)
 
 
 def test_a_model_that_generate_gives_no_positions_expands():

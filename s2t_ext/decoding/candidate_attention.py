@@ -23,6 +23,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .ragged_rows import RaggedRows
+
 ATTENTION_NAME = "s2t_candidates"
 
 
@@ -31,7 +33,12 @@ class AttentionLayout(Protocol):
 
     @property
     def num_queries(self) -> int:
-        """Tokens of the forward."""
+        """Tokens of a row in the forward, those left out of a ragged one included."""
+        ...
+
+    @property
+    def ragged(self) -> RaggedRows | None:
+        """How the forward's queries are laid side by side; None if they come padded."""
         ...
 
     def allowed(
@@ -53,11 +60,13 @@ class CandidateLayout:
         num_candidates: K; the last K queries.
         num_pending: Queries before the candidates, causal among themselves.
         token_mask: Bool [batch, prefix + pending]: real tokens; None if there is no padding.
+        ragged: The rows of a forward that leaves slots out; None for one that does not.
     """
 
     num_candidates: int
     num_pending: int = 0
     token_mask: torch.Tensor | None = None
+    ragged: RaggedRows | None = None
     _masks: dict[tuple[int, int | None, int], torch.Tensor] = field(default_factory=dict)
 
     @property
@@ -177,6 +186,8 @@ def _candidate_attention(
     if kwargs.get("position_bias") is not None:
         raise NotImplementedError("candidate attention: position_bias must be None, got a tensor")
     queries = layout.num_queries
+    if layout.ragged is not None:
+        query = layout.ragged.unpack_heads(query)
     window = kwargs.get("sliding_window") or None
     if window is not None and key.shape[2] - queries > window - 1:
         visible = window - 1 + queries
@@ -185,7 +196,7 @@ def _candidate_attention(
     allowed = layout.allowed(key.shape[2], window, groups, query.device)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = attend(query, key, value, allowed, scale, kwargs.get("softcap"), kwargs.get("s_aux"))
-    return output, None
+    return output if layout.ragged is None else layout.ragged.pack(output), None
 
 
 def _candidate_mask(*args: Any, **kwargs: Any) -> Any:

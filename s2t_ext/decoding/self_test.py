@@ -30,11 +30,13 @@ class Attachment:
         head: How to get logits from hidden states.
         tree: Whether the tree forward is exact for it.
         reason: Why, in words for the user.
+        ragged: Whether it also is with the slots left out that do not matter.
     """
 
     head: LogitsHead
     tree: bool
     reason: str
+    ragged: bool = False
 
 
 #: Kept on the model itself: a table would keep the model alive, since the findings refer to it.
@@ -50,8 +52,11 @@ def attach(model: PreTrainedModel) -> Attachment:
     if known is not None and known[0] == key:
         return known[1]
     head = find_logits_head(model)
-    tree, reason = _try_tree(model, head)
-    attachment = Attachment(head, tree, reason)
+    reason = _why_not(model, head, needed=[True, True])
+    tree = reason is None
+    # With the second row needing no choice, the tree step is a ragged one.
+    ragged = tree and _why_not(model, head, needed=[True, False]) is None
+    attachment = Attachment(head, tree, reason or "tree and expanded forwards agree", ragged)
     model.__dict__[_ATTRIBUTE] = (key, attachment)
     return attachment
 
@@ -70,7 +75,7 @@ def make_step(attachment: Attachment, mode: str) -> CandidateStep:
         )
     if mode == "expand" or not attachment.tree:
         return ExpandStep(model)
-    return TreeStep(model, attachment.head)
+    return TreeStep(model, attachment.head, ragged=attachment.ragged)
 
 
 def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
@@ -90,28 +95,22 @@ def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
     return inputs.get(CACHE_ARGUMENT) is None
 
 
-def _try_tree(model: PreTrainedModel, head: LogitsHead) -> tuple[bool, str]:
+def _why_not(model: PreTrainedModel, head: LogitsHead, needed: list[bool]) -> str | None:
+    """Why the tree forward cannot be used for it; None if it can."""
     if not type(model).is_backend_compatible():
-        return False, f"{type(model).__name__} does not take registered attention implementations"
+        return f"{type(model).__name__} does not take registered attention implementations"
+    config = model.config.get_text_config(decoder=True)
     try:
-        cache = candidate_cache(model.config.get_text_config(decoder=True))
+        cache = candidate_cache(config)
     except NotImplementedError as error:
-        return False, str(error)
-    tokens, mask, positions = _sample_prompt(model)
+        return str(error)
     try:
-        tree = _probe(model, TreeStep(model, head), cache, tokens, mask, positions)
-        expand = _probe(
-            model,
-            ExpandStep(model),
-            DynamicCache(config=model.config.get_text_config(decoder=True)),
-            tokens,
-            mask,
-            positions,
-        )
+        tree = _probe(model, TreeStep(model, head), cache, needed)
+        expand = _probe(model, ExpandStep(model), DynamicCache(config=config), needed)
     except (
         Exception
     ) as error:  # a model's own code may fail in any way when driven outside its beaten path
-        return False, f"the tree forward raised {type(error).__name__}: {error}"
+        return f"the tree forward raised {type(error).__name__}: {error}"
     tolerance = _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE)
     for name, a, b in zip(("hidden states", "logits"), tree, expand, strict=True):
         difference = float(
@@ -119,11 +118,10 @@ def _try_tree(model: PreTrainedModel, head: LogitsHead) -> tuple[bool, str]:
         )
         if not difference <= tolerance:
             return (
-                False,
                 f"tree and expanded forwards differ by {difference:.1e} in {name} (allowed "
-                f"{tolerance:.0e})",
+                f"{tolerance:.0e})"
             )
-    return True, "tree and expanded forwards agree"
+    return None
 
 
 def _sample_prompt(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -137,16 +135,12 @@ def _sample_prompt(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor, 
 
 @torch.no_grad()
 def _probe(
-    model: PreTrainedModel,
-    step: CandidateStep,
-    cache: Cache,
-    tokens: torch.Tensor,
-    mask: torch.Tensor,
-    positions: torch.Tensor,
+    model: PreTrainedModel, step: CandidateStep, cache: Cache, needed: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prefill, three candidates, commit slots (2, 1), one more token: hidden states of the
-    candidates, and final logits.
+    """Prefill, three candidates, commit slots (2, 1), or 0 where no choice is needed, one more
+    token: hidden states of the slots that matter, and final logits.
     """
+    tokens, mask, positions = _sample_prompt(model)
     prefix = slice(0, 4)
     model(
         input_ids=tokens[:, prefix],
@@ -158,10 +152,9 @@ def _probe(
     context = CandidateContext(
         cache, tokens[:, prefix], 0, mask, positions, {"use_cache": True, CACHE_ARGUMENT: cache}
     )
-    hidden = step.forward(
-        context, candidates, torch.ones(2, dtype=torch.bool, device=tokens.device)
-    )
-    slot = torch.tensor([2, 1], device=tokens.device)
+    chooses = torch.tensor(needed, device=tokens.device)
+    hidden = step.forward(context, candidates, chooses)
+    slot = torch.tensor([2, 1], device=tokens.device) * chooses
     cache = step.commit(slot).cache
     grown = torch.cat([mask, mask[:, -1:]], dim=1)
     logits = model(
@@ -170,4 +163,5 @@ def _probe(
         position_ids=positions[:, -1:] + 1,
         **{CACHE_ARGUMENT: cache},
     ).logits[:, -1]
-    return hidden.clone(), logits
+    matters = chooses[:, None] | (torch.arange(3, device=tokens.device) == 0)
+    return hidden[matters], logits

@@ -4,6 +4,8 @@ itself (design, section 3).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -12,16 +14,25 @@ from .candidate_attention import CandidateLayout, attention_configs, candidate_a
 from .candidate_cache import commit_candidates
 from .candidate_step import CandidateContext, Committed
 from .logits_head import LogitsHead, traced_head
+from .ragged_rows import RaggedCache, RaggedRows
+
+#: To know how many tokens are left a GPU would have to be waited for; and one that decodes a batch
+#: is bound by the weights it reads, not by the tokens.
+RAGGED_DEVICES = ("cpu",)
 
 
 class TreeStep:
     """A candidate forward for models with pure attention layers; costs one forward pass of c + K
-    tokens per row.
+    tokens per row, or, if `ragged`, of c + 1 for the rows that need no choice.
+
+    Args:
+        ragged: Leave out the slots that do not matter, on `RAGGED_DEVICES`.
     """
 
-    def __init__(self, model: PreTrainedModel, head: LogitsHead) -> None:
+    def __init__(self, model: PreTrainedModel, head: LogitsHead, *, ragged: bool = True) -> None:
         self.model = model
         self.head = head
+        self.ragged = ragged
         self.forward_passes = 0
         self.tokens = 0
         self._configs = attention_configs(model)
@@ -32,29 +43,45 @@ class TreeStep:
     def forward(
         self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
     ) -> torch.Tensor:
-        """See `CandidateStep.forward`; every row takes all its K slots through the model."""
+        """See `CandidateStep.forward`."""
         batch, k = candidates.shape
         pending = context.num_pending
-        mask = context.attention_mask
-        layout = CandidateLayout(k, pending, None if mask is None else mask[:, :-1].bool())
+        rows = None
+        if self.ragged and needed.device.type in RAGGED_DEVICES and not needed.all():
+            rows = RaggedRows(needed, pending, k)
         inputs = {
             "input_ids": torch.cat([context.pending, candidates], dim=1) if pending else candidates,
             "position_ids": self._positions(context, batch, pending, k),
             CACHE_ARGUMENT: context.cache,
             "use_cache": True,
         }
+        if rows is not None:
+            for name in ("input_ids", "position_ids"):
+                inputs[name] = rows.pack(inputs[name])
+            inputs[CACHE_ARGUMENT] = RaggedCache(context.cache, rows)
+        mask = context.attention_mask
+        layout = CandidateLayout(k, pending, None if mask is None else mask[:, :-1].bool(), rows)
+        hidden, logits = self._run(inputs, layout)
+        if rows is not None:
+            hidden = rows.unpack(hidden)
+            logits = None if logits is None else rows.unpack(logits)
+        self._context, self._hidden = context, hidden[:, -k:]
+        self._logits = None if logits is None else logits[:, -k:]
+        self.forward_passes = 1
+        self.tokens = batch * (pending + k) if rows is None else rows.tokens
+        return self._hidden
+
+    def _run(
+        self, inputs: dict[str, Any], layout: CandidateLayout
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Hidden states of all queries; and their logits, where the head has no separate body."""
         with candidate_attention(self._configs, layout):
             if self.head.body is not None:
-                hidden = self.head.body(**inputs).last_hidden_state
-                logits = None
-            else:
-                with traced_head(self.model) as trace:
-                    logits = self.model(**inputs).logits[:, -k:]
-                assert trace.hidden is not None
-                hidden = trace.hidden
-        self._context, self._hidden, self._logits = context, hidden[:, -k:], logits
-        self.forward_passes, self.tokens = 1, batch * (pending + k)
-        return self._hidden
+                return self.head.body(**inputs).last_hidden_state, None
+            with traced_head(self.model) as trace:
+                logits = self.model(**inputs).logits
+            assert trace.hidden is not None
+            return trace.hidden, logits
 
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """See `CandidateStep.commit`; the full head runs on the winners' hidden states only."""

@@ -36,6 +36,8 @@ class PackedLayout:
     visible: torch.Tensor
     position: torch.Tensor
     prefix: torch.Tensor
+    #: Training leaves no slot out.
+    ragged: None = field(default=None, init=False)
     _masks: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
 
     @property
