@@ -2,7 +2,7 @@
 
 Pretrains a student and a teacher on generated problems, collects the student's rollouts with the
 teacher's labels, distils a selector, calibrates it on the dev split, and copies the result into the
-package. Stages that WORK_FOLDER already holds are not done again. Less than an hour on one core.
+package. Stages that WORK_FOLDER already holds are not done again. A quarter of an hour on one core.
 """
 
 from __future__ import annotations
