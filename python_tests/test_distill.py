@@ -163,6 +163,25 @@ def test_without_prior_its_weight_stays_zero(tmp_path, collection):
     assert distill(make_model(1), collection, tmp_path, config).selector.prior_weight == 0.0
 
 
+@pytest.mark.parametrize("method", ["lora", "rows"])
+def test_it_can_begin_with_a_head_that_was_trained_before(tmp_path, collection, method):
+    """Before its first step it then is as good as the selector it began with."""
+    config = DistillConfig(method="rows", **FAST)
+    first = distill(make_model(1), collection, tmp_path / "first", config)
+    config = DistillConfig(method=method, **FAST)
+    second = distill(
+        make_model(1), collection, tmp_path / method, config, start=tmp_path / "first" / "selector"
+    )
+    before = files(tmp_path / method)[1][0]["held_out"]
+    assert before == pytest.approx(first.quality.to_dict(), abs=1e-6)
+    assert not torch.equal(second.selector.rows, first.selector.rows)
+    with pytest.raises(ValueError, match="run of the same options and data, .* differs in start"):
+        distill(make_model(1), collection, tmp_path / method, config)
+    with pytest.raises(ValueError, match="distill: start must have bins 7, got 5"):
+        config = DistillConfig(method=method, **{**FAST, "bins": 7})
+        distill(make_model(1), collection, tmp_path / "a", config, start=first.selector)
+
+
 def test_two_processes_do_what_accumulating_two_batches_does(tmp_path, collection):
     options = {**FAST, "lora_dropout": 0.0}
     one = DistillConfig(accumulation=2, **options)

@@ -30,6 +30,10 @@ def distill(
             help="Weight of the student's own log-probability: trained, fitted afterwards, or none."
         ),
     ] = "trained",
+    start: Annotated[
+        Path | None,
+        typer.Option(help="Selector whose score head training begins with, e.g. one of rows."),
+    ] = None,
     k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
     trigger_rate: Annotated[
         float, typer.Option(help="Share of steps at which the stored triggers fire.")
@@ -60,7 +64,7 @@ def distill(
             seed=seed,
         )
         student, tokenizer = load_model(model, dtype)
-        result = run(student, collection, output, config, trigger_rate=trigger_rate)
+        result = run(student, collection, output, config, trigger_rate=trigger_rate, start=start)
         if not PartialState().is_main_process:
             return
         write_card(output / "selector", output, collection)

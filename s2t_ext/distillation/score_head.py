@@ -48,6 +48,43 @@ class ScoreHead(nn.Module):
         self.bin_temperature = bin_temperature
         self.bin_values: torch.Tensor
 
+    @torch.no_grad()
+    def start_from(self, selector: Selector) -> None:
+        """Takes over a selector's score rows, bias, trigger head and, if it is trained, prior
+        weight.
+
+        Raises:
+            ValueError: if the selector's head is of another form than this one.
+        """
+        own = {
+            "bins": self.rows.shape[0],
+            "hidden size": self.rows.shape[1],
+            "bin temperature": self.bin_temperature,
+            "bin values": self.bin_values.tolist(),
+            "logit scale": self.post.scale,
+            "softcap": self.post.softcap,
+        }
+        its = {
+            "bins": selector.num_bins,
+            "hidden size": selector.hidden_size,
+            "bin temperature": selector.bin_temperature,
+            "bin values": selector.bin_values.tolist(),
+            "logit scale": selector.logit_scale,
+            "softcap": selector.softcap,
+        }
+        for name, value in own.items():
+            if its[name] != value:
+                raise ValueError(f"distill: start must have {name} {value}, got {its[name]}")
+        self.rows.copy_(selector.rows)
+        self.bias.zero_()
+        if selector.bias is not None:
+            self.bias.copy_(selector.bias)
+        if self.prior_weight.requires_grad:
+            self.prior_weight.fill_(selector.prior_weight)
+        if selector.trigger_head is not None:
+            self.trigger_weight.copy_(selector.trigger_head.weight)
+            self.trigger_bias.fill_(selector.trigger_head.bias)
+
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores [...] of hidden states [..., D], without the prior term."""
         hidden = hidden.to(self.rows.dtype)

@@ -64,7 +64,9 @@ class TrainingState:
             return 0
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["identity"] != self.identity:
-            differ = [k for k in self.identity if content["identity"].get(k) != self.identity[k]]
+            theirs = content["identity"]
+            names = {**self.identity, **theirs}
+            differ = [k for k in names if theirs.get(k) != self.identity.get(k)]
             raise ValueError(
                 "distill: output must be a new folder or a run of the same options and data, got "
                 f"one that differs in {', '.join(differ)}: {self.folder}"
