@@ -23,7 +23,7 @@ import s2t_ext
 from s2t_ext import S2TConfig, Selector
 from s2t_ext.checkpoint import describe_base_model
 from s2t_ext.cli import app
-from s2t_ext.cli.generate import CHANGED, RESET, TRIGGERED, _Printer
+from s2t_ext.cli.generate import CHANGED, RESET, TRIGGERED
 from s2t_ext.generation import generate
 
 TEMPLATE = "{% for m in messages %}<bos>U:{{ m['content'] }}{% endfor %}A:"
@@ -224,53 +224,6 @@ def test_generate_refuses_a_selector_of_another_model(folders, tmp_path):
     make_selector(other, base_model=describe_base_model(other)).save_pretrained(tmp_path)
     text = error_of(*generate_command(folders, "--selector", tmp_path))
     assert text.startswith("generate: selector must belong to the model (fingerprint ")
-
-
-# ---- printing ------------------------------------------------------------------------------------
-
-
-class Event:
-    """As much of a StepEvent as the printer reads."""
-
-    def __init__(self, token, triggered=False, changed=False):
-        self.tokens, self.triggered, self.changed = (
-            torch.tensor([value]) for value in (token, triggered, changed)
-        )
-
-
-class Pieces:
-    """Decodes like SentencePiece: the first word of a text has no space before it."""
-
-    all_special_ids = (0,)
-
-    def __init__(self, pieces):
-        self.pieces = [piece.encode() if isinstance(piece, str) else piece for piece in pieces]
-
-    def decode(self, ids):
-        return b"".join(self.pieces[i] for i in ids).decode(errors="replace").removeprefix(" ")
-
-
-def printed(tokenizer, tokens, capsys, **options) -> list[str]:
-    printer, outputs = _Printer(tokenizer, False), []
-    for token in tokens:
-        printer.step(Event(token))
-        outputs.append(capsys.readouterr().out)
-    printer.end()
-    return [*outputs, capsys.readouterr().out]
-
-
-def test_words_keep_the_space_before_them(capsys):
-    tokenizer = Pieces(["<s>", " Hello", " world", "!"])
-    assert printed(tokenizer, [1, 2, 3, 0, 2], capsys) == [
-        "Hello", " world", "!", "", " world", "\n",
-    ]  # fmt: skip
-
-
-def test_a_character_is_printed_once_it_is_whole(capsys):
-    euro = "€".encode()
-    tokenizer = Pieces(["<s>", " a", euro[:1], euro[1:2], euro[2:]])
-    assert printed(tokenizer, [1, 2, 3, 4, 1], capsys) == ["a", "", "", "€", " a", "\n"]
-    assert printed(tokenizer, [1, 2], capsys) == ["a", "", "\ufffd\n"]
 
 
 # ---- calibrate -----------------------------------------------------------------------------------
