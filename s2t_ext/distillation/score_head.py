@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import torch
 from torch import nn
 
@@ -122,3 +125,11 @@ class ScoreHead(nn.Module):
             softcap=self.post.softcap,
             **options,  # type: ignore[arg-type]
         )
+
+
+def head_digest(selector: Selector) -> str:
+    """Identifies a selector's score head and trigger head by their numbers."""
+    head = selector.trigger_head
+    parts = [selector.rows, selector.bias, None if head is None else head.weight]
+    numbers = [p.double().flatten().tolist() for p in parts if p is not None]
+    return hashlib.sha256(json.dumps([numbers, selector.prior_weight]).encode()).hexdigest()[:16]

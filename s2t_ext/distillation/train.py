@@ -4,7 +4,6 @@ and 8).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from ..selector import Selector
 from .collection import Collection, write_atomically
 from .features import cached_states, head_input_scale
 from .groups import Trajectory, batches_by_length
+from .measure import measure
 from .objective import Counts, Objective, ObjectiveMaker
 from .optimization import (
     denormals_flushed,
@@ -36,7 +36,7 @@ from .optimization import (
 from .options import DistillConfig
 from .packing import PackedModel, pack
 from .quality import HeldOut, Quality
-from .score_head import ScoreHead
+from .score_head import ScoreHead, head_digest
 from .training_state import TrainingState
 
 QUALITY_NAME = "quality.json"
@@ -158,7 +158,7 @@ class _Run:
             "processes": self.processes.num_processes,
         }
         if start is not None:
-            identity["start"] = _digest(start)
+            identity["start"] = head_digest(start)
         self.state = TrainingState(folder, identity, self._is_main)
         self._measured: HeldOut | None = None
 
@@ -278,38 +278,10 @@ class _Run:
         quality = self._measure().quality(weight, self.trigger_threshold)
         self.state.log({"step": step, "held_out": quality.to_dict()})
 
-    @torch.no_grad()
     def _measure(self) -> HeldOut:
-        """Scores of the held-out groups' first k candidates, without dropout; kept until the next
-        optimiser step.
-        """
-        if self._measured is not None:
-            return self._measured
-        self.model.eval()
-        parts: list[tuple[torch.Tensor, ...]] = []
-        batches = batches_by_length(
-            self.held_out, self.config.batch_size, range(len(self.held_out))
-        )
-        for batch in batches:
-            packed = pack(batch).to(self.head.rows.device)
-            if self.states is None:
-                hidden = self.maker.packed.hidden_states(packed)
-                candidates, steps = packed.candidate_states(hidden), packed.step_states(hidden)
-            else:
-                candidates, steps = self.states.of(batch)
-            k = self.config.k
-            columns = (
-                self.head.scores(candidates),
-                packed.student_logprobs,
-                packed.candidate_mask,
-                packed.teacher_probs,
-            )
-            padded = tuple(
-                nn.functional.pad(c[:, :k], (0, max(0, k - c.shape[1]))) for c in columns
-            )
-            trigger = self.head.trigger_logits(steps)
-            parts.append((*padded, trigger, packed.step_entropy, packed.step_kl))
-        self._measured = HeldOut(*(torch.cat(p).cpu() for p in zip(*parts, strict=True)))
+        """What the held-out groups get, kept until the next optimiser step."""
+        if self._measured is None:
+            self._measured = measure(self.maker, self.held_out, self.states, self.config)
         return self._measured
 
     def _calibrate(self, selector: Selector, rate: float, measured: HeldOut | None) -> None:
@@ -325,14 +297,6 @@ class _Run:
         elif measured is not None and measured.trigger.numel():
             probabilities = torch.sigmoid(measured.trigger).tolist()
             selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")
-
-
-def _digest(start: Selector) -> str:
-    """Identifies the head that training begins with."""
-    head = start.trigger_head
-    parts = [start.rows, start.bias, None if head is None else head.weight]
-    numbers = [p.double().flatten().tolist() for p in parts if p is not None]
-    return hashlib.sha256(json.dumps([numbers, start.prior_weight]).encode()).hexdigest()[:16]
 
 
 def _check(

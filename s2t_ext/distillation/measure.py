@@ -1,0 +1,48 @@
+"""What a model and a score head make of held-out groups: the input of `quality`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from .features import CachedStates
+from .groups import Trajectory, batches_by_length
+from .objective import ObjectiveMaker
+from .options import DistillConfig
+from .packing import pack
+from .quality import HeldOut
+
+
+@torch.no_grad()
+def measure(
+    maker: ObjectiveMaker,
+    trajectories: Sequence[Trajectory],
+    states: CachedStates | None,
+    config: DistillConfig,
+) -> HeldOut:
+    """Scores of the first k candidates of every group, without dropout, and trigger logits of every
+    step; of `states`, where the backbone is frozen and they are known.
+    """
+    maker.model.eval()
+    head = maker.head
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for batch in batches_by_length(trajectories, config.batch_size, range(len(trajectories))):
+        packed = pack(batch).to(head.rows.device)
+        if states is None:
+            hidden = maker.packed.hidden_states(packed)
+            candidates, steps = packed.candidate_states(hidden), packed.step_states(hidden)
+        else:
+            candidates, steps = states.of(batch)
+        columns = (
+            head.scores(candidates),
+            packed.student_logprobs,
+            packed.candidate_mask,
+            packed.teacher_probs,
+        )
+        k = config.k
+        padded = tuple(F.pad(c[:, :k], (0, max(0, k - c.shape[1]))) for c in columns)
+        trigger = head.trigger_logits(steps)
+        parts.append((*padded, trigger, packed.step_entropy, packed.step_kl))
+    return HeldOut(*(torch.cat(p).cpu() for p in zip(*parts, strict=True)))
