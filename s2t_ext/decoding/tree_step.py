@@ -16,8 +16,8 @@ from .candidate_step import CandidateContext, Committed
 from .logits_head import LogitsHead, traced_head
 from .ragged_rows import RaggedCache, RaggedRows
 
-#: To know how many tokens are left a GPU would have to be waited for; and one that decodes a batch
-#: is bound by the weights it reads, not by the tokens.
+#: To know how many tokens are left, a GPU would have to be waited for; and while it decodes a batch
+#: of usual size, its time goes into reading weights, not into the tokens.
 RAGGED_DEVICES = ("cpu",)
 
 
