@@ -19,7 +19,9 @@ from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.collection import Collection
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.distillation.train import _Run, distill
+from s2t_ext.selector import TriggerHead
 
 FAST = dict(
     epochs=2,
@@ -173,13 +175,42 @@ def test_it_can_begin_with_a_head_that_was_trained_before(tmp_path, collection, 
         make_model(1), collection, tmp_path / method, config, start=tmp_path / "first" / "selector"
     )
     before = files(tmp_path / method)[1][0]["held_out"]
-    assert before == pytest.approx(first.quality.to_dict(), abs=1e-6)
+    for name in ("score_agreement", "trigger_auc", "trigger_recall"):
+        assert before[name] == pytest.approx(first.quality.to_dict()[name], abs=1e-6)
     assert not torch.equal(second.selector.rows, first.selector.rows)
     with pytest.raises(ValueError, match="run of the same options and data, .* differs in start"):
         distill(make_model(1), collection, tmp_path / method, config)
-    with pytest.raises(ValueError, match="distill: start must have bins 7, got 5"):
-        config = DistillConfig(method=method, **{**FAST, "bins": 7})
-        distill(make_model(1), collection, tmp_path / "a", config, start=first.selector)
+
+
+def test_a_head_takes_over_another_but_not_what_held_out_groups_decided(tmp_path, collection):
+    config = DistillConfig(method="rows", **FAST)
+    first = distill(make_model(1), collection, tmp_path, config).selector
+    first.prior_weight = 1000.0
+    head = ScoreHead(first.hidden_size, bins=5, seed=9)
+    head.start_from(first)
+    assert torch.equal(head.rows, first.rows) and torch.equal(head.bias, first.bias)
+    assert torch.equal(head.trigger_weight, first.trigger_head.weight)
+    assert float(head.trigger_bias) == pytest.approx(first.trigger_head.bias)
+    assert float(head.prior_weight) == pytest.approx(0.1)
+    known = head_digest(first)
+    first.trigger_head = TriggerHead(first.trigger_head.weight, first.trigger_head.bias + 1)
+    assert head_digest(first) != known
+
+
+def test_heads_it_cannot_begin_with(tmp_path, collection):
+    config = DistillConfig(method="rows", **FAST)
+    first = distill(make_model(1), collection, tmp_path / "a", config).selector
+    wide = DistillConfig(method="rows", **{**FAST, "bins": 7})
+    with pytest.raises(ValueError, match="^distill: start must have bins 7, got 5"):
+        distill(make_model(1), collection, tmp_path / "b", wide, start=first)
+    first.base_model["fingerprint"] = "another"
+    with pytest.raises(
+        ValueError, match="^distill: start must be a selector for the model .finger"
+    ):
+        distill(make_model(1), collection, tmp_path / "b", config, start=first)
+    lora = distill(make_model(1), collection, tmp_path / "c", DistillConfig(**FAST)).selector
+    with pytest.raises(ValueError, match="^distill: start must have no adapter"):
+        distill(make_model(1), collection, tmp_path / "b", config, start=lora)
 
 
 def test_two_processes_do_what_accumulating_two_batches_does(tmp_path, collection):

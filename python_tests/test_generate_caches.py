@@ -127,6 +127,28 @@ def test_a_given_cache_is_used_and_left_ready(name, kind):
         assert torch.equal(second, plain)
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral_window"])
+def test_a_cache_of_the_users_own_class_stores_every_step(name):
+    """Also steps in which only some rows choose, whose tokens are laid side by side."""
+
+    class Counts(DynamicCache):
+        updates = 0
+
+        def update(self, *arguments, **options):
+            self.updates += 1
+            return super().update(*arguments, **options)
+
+    model, inputs = tiny_model(name), prompts(True)
+    generate = way_in("generate", model, HALF, make_selector(model), seed=3)
+    arguments = dict(input_ids=inputs.ids, attention_mask=inputs.mask, max_new_tokens=6, **ENDLESS)
+    expected = generate(**arguments, return_dict_in_generate=True)
+    triggers = [set(row.triggered_steps) for row in expected.s2t.rows]
+    assert triggers[0] ^ triggers[1]
+    cache = Counts(config=model.config)
+    assert torch.equal(generate(**arguments, past_key_values=cache), expected.sequences)
+    assert cache.updates == model.config.num_hidden_layers * expected.s2t.forward_passes
+
+
 def test_only_the_new_tokens_of_a_continuation():
     """As in a chat: the mask covers what the cache holds."""
     model, inputs = tiny_model("llama"), prompts(True)

@@ -90,6 +90,9 @@ def test_ragged_rows_keep_what_matters():
     assert ragged.tolist() == [[0, 1, 2, 3, 4, 5, 8, 9, 10, 11]] and rows.tokens == 10
     expected = [[0, 1, 2, 3], [4, 5, 5, 5], [8, 9, 10, 11]]
     assert rows.unpack(ragged).tolist() == expected
+    assert rows.unpack(ragged, first=2).tolist() == [row[2:] for row in expected]
+    with pytest.raises(ValueError):  # as after a hook that adds something per row
+        rows.unpack(ragged + torch.arange(3)[:, None])
     heads = torch.stack([ragged, ragged + 100], dim=1)[..., None]  # [1, heads, tokens, size]
     unpacked = rows.unpack_heads(heads)
     assert unpacked[:, 0, :, 0].tolist() == expected

@@ -34,6 +34,7 @@ def distill(
         Path | None,
         typer.Option(help="Selector whose score head training begins with, e.g. one of rows."),
     ] = None,
+    lora_dropout: Annotated[float, typer.Option(help="Dropout of the adapter's inputs.")] = 0.05,
     k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
     trigger_rate: Annotated[
         float, typer.Option(help="Share of steps at which the stored triggers fire.")
@@ -60,6 +61,7 @@ def distill(
             learning_rate=learning_rate,
             head_learning_rate=head_learning_rate,
             prior=prior,
+            lora_dropout=lora_dropout,
             k=k,
             seed=seed,
         )

@@ -37,6 +37,9 @@ class RaggedRows:
         #: row that are taken, of which the last is slot 0 of the candidates.
         self._source = taken.cumsum(0) - 1
 
+    # A hook that mixed the rows of its batch would leave more than one row here: `(tokens,) =`
+    # raises then, where an index would take the first.
+
     @property
     def tokens(self) -> int:
         """Tokens of the ragged form."""
@@ -46,14 +49,17 @@ class RaggedRows:
         """[batch, queries, ...] -> [1, tokens, ...]."""
         return padded.flatten(0, 1).index_select(0, self._slots)[None]
 
-    def unpack(self, ragged: torch.Tensor) -> torch.Tensor:
-        """[1, tokens, ...] -> [batch, queries, ...]."""
-        padded = ragged[0].index_select(0, self._source)
-        return padded.view(self.batch, self.queries, *padded.shape[1:])
+    def unpack(self, ragged: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """[1, tokens, ...] -> [batch, queries - first, ...], the slots from `first` on."""
+        (tokens,) = ragged.unbind(0)
+        source = self._source.view(self.batch, self.queries)[:, first:]
+        padded = tokens.index_select(0, source.flatten())
+        return padded.view(*source.shape, *padded.shape[1:])
 
     def unpack_heads(self, ragged: torch.Tensor) -> torch.Tensor:
         """[1, heads, tokens, size] -> [batch, heads, queries, size]."""
-        padded = ragged[0].index_select(1, self._source)
+        (tokens,) = ragged.unbind(0)
+        padded = tokens.index_select(1, self._source)
         heads, _, size = padded.shape
         return padded.view(heads, self.batch, self.queries, size).transpose(0, 1)
 
@@ -63,7 +69,7 @@ class RaggedCache(Cache):
 
     def __init__(self, cache: Cache, rows: RaggedRows) -> None:
         super().__init__(layers=cache.layers)
-        self._rows = rows
+        self._cache, self._rows = cache, rows
 
     def update(
         self,
@@ -75,4 +81,4 @@ class RaggedCache(Cache):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Appends entries [1, kv_heads, tokens, head_dim]; returns those of every row so far."""
         keys, values = self._rows.unpack_heads(key_states), self._rows.unpack_heads(value_states)
-        return super().update(keys, values, layer_idx, *args, **kwargs)  # type: ignore[no-any-return]
+        return self._cache.update(keys, values, layer_idx, *args, **kwargs)  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from .candidate_cache import candidate_cache
 from .candidate_step import CandidateContext, CandidateStep
 from .expand_step import ExpandStep
 from .logits_head import LogitsHead, find_logits_head
-from .tree_step import TreeStep
+from .tree_step import TreeStep, may_be_ragged
 
 #: Largest |tree - expand| allowed, relative to the largest hidden or logit value. Leaks between
 #: candidates measure 1e-1 and more.
@@ -30,7 +30,8 @@ class Attachment:
         head: How to get logits from hidden states.
         tree: Whether the tree forward is exact for it.
         reason: Why, in words for the user.
-        ragged: Whether it also is with the slots left out that do not matter.
+        ragged: Whether it also is with the slots left out that do not matter; False where that is
+            not done.
     """
 
     head: LogitsHead
@@ -47,7 +48,11 @@ def attach(model: PreTrainedModel) -> Attachment:
     """The findings for `model`, from the first call with its present dtype, device and attention
     implementation.
     """
-    key = (model.dtype, str(model.device), model.config._attn_implementation, model.training)
+    try_ragged = may_be_ragged(model.device)
+    key = (
+        *(model.dtype, str(model.device), model.config._attn_implementation, model.training),
+        try_ragged,
+    )
     known: tuple[Any, Attachment] | None = model.__dict__.get(_ATTRIBUTE)
     if known is not None and known[0] == key:
         return known[1]
@@ -55,7 +60,7 @@ def attach(model: PreTrainedModel) -> Attachment:
     reason = _why_not(model, head, needed=[True, True])
     tree = reason is None
     # With the second row needing no choice, the tree step is a ragged one.
-    ragged = tree and _why_not(model, head, needed=[True, False]) is None
+    ragged = tree and try_ragged and _why_not(model, head, needed=[True, False]) is None
     attachment = Attachment(head, tree, reason or "tree and expanded forwards agree", ragged)
     model.__dict__[_ATTRIBUTE] = (key, attachment)
     return attachment

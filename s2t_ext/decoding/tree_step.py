@@ -21,12 +21,17 @@ from .ragged_rows import RaggedCache, RaggedRows
 RAGGED_DEVICES = ("cpu",)
 
 
+def may_be_ragged(device: torch.device) -> bool:
+    """Whether tree steps on a device leave out the slots that do not matter."""
+    return device.type in RAGGED_DEVICES
+
+
 class TreeStep:
     """A candidate forward for models with pure attention layers; costs one forward pass of c + K
     tokens per row, or, if `ragged`, of c + 1 for the rows that need no choice.
 
     Args:
-        ragged: Leave out the slots that do not matter, on `RAGGED_DEVICES`.
+        ragged: Leave out the slots that do not matter, where the device allows it.
     """
 
     def __init__(self, model: PreTrainedModel, head: LogitsHead, *, ragged: bool = True) -> None:
@@ -47,7 +52,7 @@ class TreeStep:
         batch, k = candidates.shape
         pending = context.num_pending
         rows = None
-        if self.ragged and needed.device.type in RAGGED_DEVICES and not needed.all():
+        if self.ragged and may_be_ragged(needed.device) and not needed.all():
             rows = RaggedRows(needed, pending, k)
         inputs = {
             "input_ids": torch.cat([context.pending, candidates], dim=1) if pending else candidates,
@@ -62,11 +67,11 @@ class TreeStep:
         mask = context.attention_mask
         layout = CandidateLayout(k, pending, None if mask is None else mask[:, :-1].bool(), rows)
         hidden, logits = self._run(inputs, layout)
-        if rows is not None:
-            hidden = rows.unpack(hidden)
-            logits = None if logits is None else rows.unpack(logits)
-        self._context, self._hidden = context, hidden[:, -k:]
-        self._logits = None if logits is None else logits[:, -k:]
+        self._context = context
+        self._hidden = hidden[:, -k:] if rows is None else rows.unpack(hidden, pending)
+        self._logits = logits
+        if logits is not None:
+            self._logits = logits[:, -k:] if rows is None else rows.unpack(logits, pending)
         self.forward_passes = 1
         self.tokens = batch * (pending + k) if rows is None else rows.tokens
         return self._hidden

@@ -22,8 +22,18 @@ def measure(
     states: CachedStates | None,
     config: DistillConfig,
 ) -> HeldOut:
-    """Scores of the first k candidates of every group, without dropout, and trigger logits of every
-    step; of `states`, where the backbone is frozen and they are known.
+    """Scores of the first k candidates of every group and trigger logits of every step.
+
+    Leaves the model in evaluation mode: without dropout.
+
+    Args:
+        maker: Of the run; its model and score head are measured.
+        trajectories: With labelled groups.
+        states: Of the frozen backbone, where they are known; None runs the model.
+        config: `k` and `batch_size` are read.
+
+    Returns:
+        On the CPU, G groups and S steps of all trajectories, in batches of similar length.
     """
     maker.model.eval()
     head = maker.head

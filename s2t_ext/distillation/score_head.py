@@ -53,12 +53,19 @@ class ScoreHead(nn.Module):
 
     @torch.no_grad()
     def start_from(self, selector: Selector) -> None:
-        """Takes over a selector's score rows, bias, trigger head and, if it is trained, prior
-        weight.
+        """Takes over a selector's score rows, bias and trigger head.
+
+        Not its prior weight: that was chosen on the held-out groups, and may be so large that the
+        scores would learn nothing beside it.
 
         Raises:
-            ValueError: if the selector's head is of another form than this one.
+            ValueError: if the selector has an adapter, or its head is of another form than this
+                one.
         """
+        if selector.adapted_model is not None:
+            raise ValueError(
+                "distill: start must have no adapter (its head fits adapted states), got one"
+            )
         own = {
             "bins": self.rows.shape[0],
             "hidden size": self.rows.shape[1],
@@ -82,8 +89,6 @@ class ScoreHead(nn.Module):
         self.bias.zero_()
         if selector.bias is not None:
             self.bias.copy_(selector.bias)
-        if self.prior_weight.requires_grad:
-            self.prior_weight.fill_(selector.prior_weight)
         if selector.trigger_head is not None:
             self.trigger_weight.copy_(selector.trigger_head.weight)
             self.trigger_bias.fill_(selector.trigger_head.bias)
@@ -128,8 +133,9 @@ class ScoreHead(nn.Module):
 
 
 def head_digest(selector: Selector) -> str:
-    """Identifies a selector's score head and trigger head by their numbers."""
+    """Identifies what `ScoreHead.start_from` takes over, by its numbers."""
     head = selector.trigger_head
-    parts = [selector.rows, selector.bias, None if head is None else head.weight]
-    numbers = [p.double().flatten().tolist() for p in parts if p is not None]
-    return hashlib.sha256(json.dumps([numbers, selector.prior_weight]).encode()).hexdigest()[:16]
+    parts = [selector.rows, selector.bias]
+    parts += [] if head is None else [head.weight, torch.tensor(head.bias)]
+    numbers = [None if part is None else part.double().flatten().tolist() for part in parts]
+    return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]

@@ -82,7 +82,7 @@ def distill(
         config: Options; None takes the defaults.
         decoding: Options the selector will decode with by default.
         trigger_rate: Share of steps at which the calibrated triggers fire.
-        start: A selector (or its folder) whose score rows, prior weight and trigger head training
+        start: A selector without adapter (or its folder) whose score rows and trigger head training
             begins with, such as one of method "rows", which takes minutes; None begins with random
             rows. A head that already fits bends an adapter less (linear probing, then fine-tuning:
             Kumar et al., ICLR 2022).
@@ -97,8 +97,6 @@ def distill(
         collection = Collection(collection)
     if start is not None and not isinstance(start, Selector):
         start = Selector.from_pretrained(start)
-    if start is not None:
-        start.check_fits(model)
     run = _Run(model, collection, Path(output), config, start)
     run.train(progress)
     return run.finish(decoding or S2TConfig(k=config.k), trigger_rate)
@@ -142,6 +140,7 @@ class _Run:
             seed=config.seed,
         ).to(packed.plain.device)
         if start is not None:
+            _check_start(start, self.base_model)
             self.head.start_from(start)
         self.maker = ObjectiveMaker(
             self.model, self.head, config.loss, self.trigger_threshold, base, self.reserved_ids
@@ -297,6 +296,16 @@ class _Run:
         elif measured is not None and measured.trigger.numel():
             probabilities = torch.sigmoid(measured.trigger).tolist()
             selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")
+
+
+def _check_start(start: Selector, base_model: dict[str, Any]) -> None:
+    for key in ("model_type", "num_hidden_layers", "fingerprint"):
+        expected = start.base_model.get(key, base_model[key])
+        if expected != base_model[key]:
+            raise ValueError(
+                f"distill: start must be a selector for the model ({key} {base_model[key]}), got "
+                f"one for {key} {expected}"
+            )
 
 
 def _check(
