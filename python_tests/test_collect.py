@@ -98,6 +98,24 @@ def test_the_collection_counts_what_it_holds(collection):
     assert len(settings["tokenizer_sha256"]) == 64 and settings["k"] == 4
 
 
+@pytest.mark.parametrize("steps", ["entropy", "either"])
+def test_steps_an_entropy_trigger_would_choose(tmp_path, collection, steps):
+    """The same rollouts; of the least certain steps, or of these and those of highest KL."""
+    other = run_collect(tmp_path, held_out=0.4, steps=steps)
+    added = 0
+    pairs = zip(other.trajectories("train"), collection.trajectories("train"), strict=True)
+    for trajectory, by_kl in pairs:
+        assert trajectory.response == by_kl.response and trajectory.kl == by_kl.kl
+        count = math.ceil(0.2 * len(trajectory.response))
+        ranked = sorted(range(len(trajectory.entropy)), key=lambda i: -trajectory.entropy[i])
+        expected, known = set(ranked[:count]), {group.step for group in by_kl.groups}
+        added += len(expected - known)
+        if steps == "either":
+            expected |= known
+        assert [group.step for group in trajectory.groups] == sorted(expected)
+    assert added > 0
+
+
 def test_nothing_depends_on_the_batch(tmp_path, collection):
     again = run_collect(tmp_path, held_out=0.4, batch_size=4)
     pairs = zip(again.trajectories("train"), collection.trajectories("train"), strict=True)
@@ -151,6 +169,7 @@ def test_damage_is_named(tmp_path):
         (dict(k=1), r"collect: k must be in \[2, 64\], got 1"),
         (dict(k=20), r"collect: support must be in \[k, 64\] with k = 20, got 16"),
         (dict(share=0.0), r"collect: share must be in \(0, 1\], got 0.0"),
+        (dict(steps="all"), "collect: steps must be one of kl, entropy, either, got all"),
         (dict(held_out=1.0), r"collect: held_out must be in \[0, 1\), got 1.0"),
     ],
 )

@@ -35,6 +35,13 @@ def collect(
     share: Annotated[
         float, typer.Option(help="Share of the steps to keep, those of highest divergence.")
     ] = 0.1,
+    steps: Annotated[
+        str,
+        typer.Option(
+            help="kl; entropy: keep the steps where the student is least certain instead, at which "
+            "an entropy trigger fires; either: both."
+        ),
+    ] = "kl",
     rollouts: Annotated[int, typer.Option(help="Per prompt.")] = 1,
     temperature: Annotated[float, typer.Option(help="Of the rollouts; 0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="Length of the rollouts.")] = 512,
@@ -69,6 +76,7 @@ def collect(
             output,
             k=k,
             share=share,
+            steps=steps,
             rollouts=rollouts,
             temperature=temperature,
             max_new_tokens=max_new_tokens,

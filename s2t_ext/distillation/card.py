@@ -23,6 +23,13 @@ _ROWS = (
 )
 
 
+_STEPS = {
+    "kl": "KL(student || teacher)",
+    "entropy": "entropy",
+    "either": "KL(student || teacher) or the highest entropy",
+}
+
+
 def write_card(selector: str | Path, run: str | Path, collection: str | Path) -> Path:
     """Writes `README.md` in a selector's folder from the files of its run; returns the path."""
     selector, run = Path(selector), Path(run)
@@ -78,5 +85,5 @@ def _data(settings: dict[str, Any]) -> str:
         return "groups collected by the released research code"
     return (
         f"{settings['prompts']} prompts, {settings['k']} candidates at the "
-        f"{settings['share']:.0%} of steps with the highest KL(student || teacher)"
+        f"{settings['share']:.0%} of steps with the highest {_STEPS[settings.get('steps', 'kl')]}"
     )

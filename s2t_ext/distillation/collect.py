@@ -28,6 +28,8 @@ from .packing import PackedModel
 
 #: Steps whose vocabulary-wide logits of the student are held at a time.
 STEP_ROWS = 128
+#: Which steps of a rollout are kept.
+STEPS = ("kl", "entropy", "either")
 
 
 def collect(
@@ -40,6 +42,7 @@ def collect(
     k: int = 16,
     support: int = 64,
     share: float = 0.1,
+    steps: str = "kl",
     rollouts: int = 1,
     temperature: float = 0.0,
     max_new_tokens: int = 512,
@@ -58,7 +61,10 @@ def collect(
         prompts: Texts, or `Prompt`s whose group decides the split.
         output: Folder of the collection.
         k: Candidates per group. support: Ids the divergence is taken over, k..64.
-        share: Share of a trajectory's steps to keep, those of highest KL(student || teacher).
+        share: Share of a trajectory's steps to keep.
+        steps: Which ones: "kl", those of highest KL(student || teacher), the paper's; "entropy",
+            those at which the student is least certain, where an entropy trigger will fire; or
+            "either", the union, up to twice the share.
         rollouts: Per prompt. temperature: Of sampling; 0 decodes greedily.
         max_new_tokens, batch_size: Of the rollouts; a batch is a shard.
         held_out: Share of the prompts that is set aside.
@@ -70,7 +76,7 @@ def collect(
         ValueError: for options out of range, a teacher with another tokenizer, or a folder with a
             collection of other settings.
     """
-    _check(prompts, k, support, share, rollouts, held_out)
+    _check(prompts, k, support, share, steps, rollouts, held_out)
     if teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer)
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
@@ -85,10 +91,13 @@ def collect(
         **dict(temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size),
         **dict(held_out=held_out, reserved_ids=list(reserved_ids), seed=seed),
         "use_chat_template": use_chat_template,
+        **({} if steps == "kl" else {"steps": steps}),  # older collections do not name it
     }
     shards = math.ceil(len(jobs) / batch_size)
     collection = Collection.open_for_writing(output, settings, shards)
-    labeller = Labeller(model, teacher, k=k, support=support, share=share, blocked=reserved_ids)
+    labeller = Labeller(
+        model, teacher, k=k, support=support, share=share, steps=steps, blocked=reserved_ids
+    )
     hidden = None if progress is None else not progress
     for index in tqdm(collection.missing_shards(), desc="collect", unit="shard", disable=hidden):
         first = index * batch_size
@@ -156,12 +165,14 @@ class Labeller:
         k: int = 16,
         support: int = 64,
         share: float = 0.1,
+        steps: str = "kl",
         blocked: Sequence[int] = (),
     ) -> None:
         self.teacher = teacher
         self.k = k
         self.support = support
         self.share = share
+        self.steps = steps
         self._packed = PackedModel(model)
         self._device = self._packed.plain.device
         self._blocked = None
@@ -170,7 +181,9 @@ class Labeller:
 
     @torch.no_grad()
     def label(self, key: str, prompt: Sequence[int], response: Sequence[int]) -> Trajectory:
-        """The labelled trajectory; its groups are the ceil(share * length) steps of highest KL."""
+        """The labelled trajectory; its groups are the ceil(share * length) steps of highest KL, of
+        highest entropy, or both (`collect`'s `steps`).
+        """
         ids = torch.tensor([*prompt, *response], dtype=torch.int64, device=self._device)
         first, length = len(prompt), len(response)
         if not length:
@@ -185,9 +198,7 @@ class Labeller:
             chunk=STEP_ROWS,
         )
         kl = answer.kl
-        count = math.ceil(self.share * length)
-        finite = torch.where(kl.isfinite(), kl, -1.0)
-        chosen = finite.topk(count).indices.sort().values.tolist()
+        chosen = self._chosen(kl, proposal.support_entropy)
         logprobs = (proposal.logits - proposal.logsumexp[:, None])[:, : self.k].tolist()
         probs = answer.candidate_logprobs[:, : self.k].exp().tolist()
         entropy = _rounded(proposal.support_entropy.tolist())
@@ -206,6 +217,13 @@ class Labeller:
                 )
             )
         return Trajectory(key, tuple(prompt), tuple(response), tuple(groups), kl_list, entropy)
+
+    def _chosen(self, kl: torch.Tensor, entropy: torch.Tensor) -> list[int]:
+        """The steps to keep, ascending, of [length] each."""
+        count = math.ceil(self.share * kl.shape[0])
+        values = {"kl": torch.where(kl.isfinite(), kl, -1.0), "entropy": entropy.to(kl.device)}
+        names = tuple(values) if self.steps == "either" else (self.steps,)
+        return sorted({i for name in names for i in values[name].topk(count).indices.tolist()})
 
     def _propose(self, ids: torch.Tensor, first: int) -> ops.ProposedCandidates:
         """The student's support at every response step; [length, support]."""
@@ -232,7 +250,13 @@ def _tokenizer_hash(tokenizer: Any) -> str:
 
 
 def _check(
-    prompts: Sequence[Any], k: int, support: int, share: float, rollouts: int, held_out: float
+    prompts: Sequence[Any],
+    k: int,
+    support: int,
+    share: float,
+    steps: str,
+    rollouts: int,
+    held_out: float,
 ) -> None:
     def require(condition: bool, name: str, rule: str, value: Any) -> None:
         if not condition:
@@ -242,5 +266,6 @@ def _check(
     require(2 <= k <= 64, "k", "be in [2, 64]", k)
     require(k <= support <= 64, "support", f"be in [k, 64] with k = {k}", support)
     require(0 < share <= 1, "share", "be in (0, 1]", share)
+    require(steps in STEPS, "steps", f"be one of {', '.join(STEPS)}", steps)
     require(rollouts >= 1, "rollouts", "be at least 1", rollouts)
     require(0 <= held_out < 1, "held_out", "be in [0, 1)", held_out)
