@@ -108,6 +108,21 @@ def test_full_fine_tuning_leaves_a_model_folder(folders):
     assert text.strip()
 
 
+def test_a_run_begins_with_the_head_of_another(folders):
+    call(*distill_command(folders, "rows"))
+    start = folders / "run-rows-data" / "selector"
+    command = [*distill_command(folders, "lora"), "--start", start]
+    command[command.index("--output") + 1] = folders / "run-lora-from-rows"
+    call(*command)
+    before = [
+        json.loads((folders / run / "metrics.jsonl").read_text().splitlines()[0])["held_out"]
+        for run in ("run-lora-from-rows", "run-lora-data")
+    ]
+    after_rows = json.loads((folders / "run-rows-data" / "quality.json").read_text())
+    assert before[0]["trigger_auc"] == pytest.approx(after_rows["trigger_auc"], abs=1e-6)
+    assert before[1]["trigger_auc"] == 0.5  # a head that has learnt nothing
+
+
 def test_groups_of_the_research_code(folders):
     both = [Collection(folders / "data").trajectories(split) for split in ("train", "held_out")]
     path = write(folders / "groups.jsonl", lines_of([*both[0], *both[1]]))

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from s2t_ext import S2TConfig
-from s2t_ext.decoding import tree_step
+from s2t_ext.decoding import self_test
 
 aten = torch.ops.aten
 #: Operators whose result the host needs, so that it waits: values, and shapes that depend on them.
@@ -31,7 +31,7 @@ READS = {
 @pytest.fixture(autouse=True)
 def tree_steps_as_on_a_gpu(monkeypatch):
     """On a CPU, where reading costs nothing, they look which rows need their slots."""
-    monkeypatch.setattr(tree_step, "RAGGED_DEVICES", ())
+    monkeypatch.setattr(self_test, "RAGGED_DEVICES", ())
 
 
 class CountReads(TorchDispatchMode):

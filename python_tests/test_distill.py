@@ -49,12 +49,15 @@ def files(folder):
     return tensors, lines, json.loads((folder / "quality.json").read_text())
 
 
-@pytest.mark.parametrize("method", ["lora", "rows", "full"])
+@pytest.mark.parametrize(
+    ("method", "with_start"), [("lora", False), ("rows", False), ("full", False), ("rows", True)]
+)
 def test_interrupted_anywhere_it_resumes_to_the_same_result(
-    tmp_path, collection, method, monkeypatch
+    tmp_path, collection, method, with_start, monkeypatch
 ):
+    start = Selector(torch.randn(FAST["bins"], 32)) if with_start else None
     config = DistillConfig(method=method, lora_dropout=0.1, **FAST)
-    distill(make_model(1), collection, tmp_path / "peace", config)
+    distill(make_model(1), collection, tmp_path / "peace", config, start=start)
     expected = files(tmp_path / "peace")
     steps = [line["step"] for line in expected[1] if "loss_groups" in line]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 6
@@ -69,10 +72,10 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result(
 
         monkeypatch.setattr(_Run, "_optimize", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            distill(make_model(1), collection, tmp_path / "war", config)
+            distill(make_model(1), collection, tmp_path / "war", config, start=start)
     monkeypatch.setattr(_Run, "_optimize", optimize)
     torch.manual_seed(99)  # the resumed run must not depend on the random state it finds
-    distill(make_model(1), collection, tmp_path / "war", config)
+    distill(make_model(1), collection, tmp_path / "war", config, start=start)
     actual = files(tmp_path / "war")
     assert actual[1:] == expected[1:]
     for name, tensors in expected[0].items():
@@ -201,12 +204,10 @@ def test_heads_it_cannot_begin_with(tmp_path, collection):
     config = DistillConfig(method="rows", **FAST)
     first = distill(make_model(1), collection, tmp_path / "a", config).selector
     wide = DistillConfig(method="rows", **{**FAST, "bins": 7})
-    with pytest.raises(ValueError, match="^distill: start must have bins 7, got 5"):
+    with pytest.raises(ValueError, match="^distill: start must have num_bins 7, got 5"):
         distill(make_model(1), collection, tmp_path / "b", wide, start=first)
     first.base_model["fingerprint"] = "another"
-    with pytest.raises(
-        ValueError, match="^distill: start must be a selector for the model .finger"
-    ):
+    with pytest.raises(ValueError, match="^distill: start must belong to the model .fingerprint"):
         distill(make_model(1), collection, tmp_path / "b", config, start=first)
     lora = distill(make_model(1), collection, tmp_path / "c", DistillConfig(**FAST)).selector
     with pytest.raises(ValueError, match="^distill: start must have no adapter"):

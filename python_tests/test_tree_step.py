@@ -38,7 +38,7 @@ def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
     only slot 0 matters, and only it goes through the model.
     """
     model, (ids, mask) = tiny_model(name), prompts(True)
-    step = TreeStep(model, find_logits_head(model))
+    step = TreeStep(model, find_logits_head(model), ragged=True)
     candidates = torch.tensor([[5, 6, 7, 8], [9, 5, 11, 12], [13, 14, 15, 5]])
     cache = candidate_cache(model.config.get_text_config(decoder=True))
     positions = (torch.cat([mask, mask[:, -1:]], 1).cumsum(-1) - 1).clamp(min=0)

@@ -192,29 +192,31 @@ class Selector:
         """The stored calibration of a trigger, or None."""
         return self.calibrations.get(trigger)
 
-    def check_fits(self, model: PreTrainedModel) -> None:
+    def check_fits(
+        self, model: PreTrainedModel, *, where: str = "generate", name: str = "selector"
+    ) -> None:
         """Raises ValueError if the selector was made for another model (width, vocabulary, layers,
-        or weights).
+        or weights); `where` and `name` are the function and its argument in the message.
         """
         from .checkpoint import describe_base_model
 
         config = model.config.get_text_config(decoder=True)
         _require(
             config.hidden_size == self.hidden_size,
-            "selector",
+            name,
             f"have rows of the model's hidden size {config.hidden_size}",
             self.hidden_size,
-            where="generate",
+            where=where,
         )
         head = model.get_output_embeddings()
         vocab = head.weight.shape[0] if hasattr(head, "weight") else config.vocab_size
         if self.reserved_ids:
             _require(
                 self.reserved_ids[-1] < vocab,
-                "selector",
+                name,
                 f"reserve ids below the vocabulary size {vocab}",
                 self.reserved_ids[-1],
-                where="generate",
+                where=where,
             )
         actual = describe_base_model(model)
         for key in ("model_type", "vocab_size", "num_hidden_layers", "fingerprint"):
@@ -222,11 +224,11 @@ class Selector:
             if expected is not None and actual.get(key) is not None:
                 _require(
                     actual[key] == expected,
-                    "selector",
+                    name,
                     f"belong to the model ({key} {actual[key]})",
                     f"a selector for {self.base_model.get('name', 'another model')} ({key} "
                     f"{expected})",
-                    where="generate",
+                    where=where,
                 )
 
     @classmethod

@@ -37,9 +37,6 @@ class RaggedRows:
         #: row that are taken, of which the last is slot 0 of the candidates.
         self._source = taken.cumsum(0) - 1
 
-    # A hook that mixed the rows of its batch would leave more than one row here: `(tokens,) =`
-    # raises then, where an index would take the first.
-
     @property
     def tokens(self) -> int:
         """Tokens of the ragged form."""
@@ -51,6 +48,7 @@ class RaggedRows:
 
     def unpack(self, ragged: torch.Tensor, first: int = 0) -> torch.Tensor:
         """[1, tokens, ...] -> [batch, queries - first, ...], the slots from `first` on."""
+        # Raises where a user's hook has added something per row, instead of taking the first.
         (tokens,) = ragged.unbind(0)
         source = self._source.view(self.batch, self.queries)[:, first:]
         padded = tokens.index_select(0, source.flatten())

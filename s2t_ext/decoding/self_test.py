@@ -14,12 +14,16 @@ from .candidate_cache import candidate_cache
 from .candidate_step import CandidateContext, CandidateStep
 from .expand_step import ExpandStep
 from .logits_head import LogitsHead, find_logits_head
-from .tree_step import TreeStep, may_be_ragged
+from .tree_step import TreeStep
 
 #: Largest |tree - expand| allowed, relative to the largest hidden or logit value. Leaks between
 #: candidates measure 1e-1 and more.
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
 _LOW_PRECISION_TOLERANCE = 5e-2
+
+#: Where tree steps leave out the slots that do not matter: to know how many tokens are left, a GPU
+#: would have to be waited for. Whether that would pay there has not been measured.
+RAGGED_DEVICES = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,8 @@ class Attachment:
         head: How to get logits from hidden states.
         tree: Whether the tree forward is exact for it.
         reason: Why, in words for the user.
-        ragged: Whether it also is with the slots left out that do not matter; False where that is
-            not done.
+        ragged: Whether it also is with the slots left out that do not matter; False outside
+            `RAGGED_DEVICES`.
     """
 
     head: LogitsHead
@@ -48,7 +52,7 @@ def attach(model: PreTrainedModel) -> Attachment:
     """The findings for `model`, from the first call with its present dtype, device and attention
     implementation.
     """
-    try_ragged = may_be_ragged(model.device)
+    try_ragged = model.device.type in RAGGED_DEVICES
     key = (
         *(model.dtype, str(model.device), model.config._attn_implementation, model.training),
         try_ragged,
@@ -57,10 +61,9 @@ def attach(model: PreTrainedModel) -> Attachment:
     if known is not None and known[0] == key:
         return known[1]
     head = find_logits_head(model)
-    reason = _why_not(model, head, needed=[True, True])
+    reason = _why_not(model, head, ragged=False)
     tree = reason is None
-    # With the second row needing no choice, the tree step is a ragged one.
-    ragged = tree and try_ragged and _why_not(model, head, needed=[True, False]) is None
+    ragged = tree and try_ragged and _why_not(model, head, ragged=True) is None
     attachment = Attachment(head, tree, reason or "tree and expanded forwards agree", ragged)
     model.__dict__[_ATTRIBUTE] = (key, attachment)
     return attachment
@@ -100,8 +103,9 @@ def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
     return inputs.get(CACHE_ARGUMENT) is None
 
 
-def _why_not(model: PreTrainedModel, head: LogitsHead, needed: list[bool]) -> str | None:
+def _why_not(model: PreTrainedModel, head: LogitsHead, *, ragged: bool) -> str | None:
     """Why the tree forward cannot be used for it; None if it can."""
+    needed = [True, not ragged]  # where all rows need their slots, none is left out
     if not type(model).is_backend_compatible():
         return f"{type(model).__name__} does not take registered attention implementations"
     config = model.config.get_text_config(decoder=True)
@@ -110,7 +114,7 @@ def _why_not(model: PreTrainedModel, head: LogitsHead, needed: list[bool]) -> st
     except NotImplementedError as error:
         return str(error)
     try:
-        tree = _probe(model, TreeStep(model, head), cache, needed)
+        tree = _probe(model, TreeStep(model, head, ragged=ragged), cache, needed)
         expand = _probe(model, ExpandStep(model), DynamicCache(config=config), needed)
     except (
         Exception

@@ -16,25 +16,16 @@ from .candidate_step import CandidateContext, Committed
 from .logits_head import LogitsHead, traced_head
 from .ragged_rows import RaggedCache, RaggedRows
 
-#: To know how many tokens are left, a GPU would have to be waited for; and while it decodes a batch
-#: of usual size, its time goes into reading weights, not into the tokens.
-RAGGED_DEVICES = ("cpu",)
-
-
-def may_be_ragged(device: torch.device) -> bool:
-    """Whether tree steps on a device leave out the slots that do not matter."""
-    return device.type in RAGGED_DEVICES
-
 
 class TreeStep:
     """A candidate forward for models with pure attention layers; costs one forward pass of c + K
     tokens per row, or, if `ragged`, of c + 1 for the rows that need no choice.
 
     Args:
-        ragged: Leave out the slots that do not matter, where the device allows it.
+        ragged: Leave out the slots that do not matter; reads `needed` on the host.
     """
 
-    def __init__(self, model: PreTrainedModel, head: LogitsHead, *, ragged: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, head: LogitsHead, *, ragged: bool = False) -> None:
         self.model = model
         self.head = head
         self.ragged = ragged
@@ -52,7 +43,7 @@ class TreeStep:
         batch, k = candidates.shape
         pending = context.num_pending
         rows = None
-        if self.ragged and may_be_ragged(needed.device) and not needed.all():
+        if self.ragged and not needed.all():
             rows = RaggedRows(needed, pending, k)
         inputs = {
             "input_ids": torch.cat([context.pending, candidates], dim=1) if pending else candidates,

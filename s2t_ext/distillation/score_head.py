@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 
 import torch
 from torch import nn
@@ -66,25 +67,12 @@ class ScoreHead(nn.Module):
             raise ValueError(
                 "distill: start must have no adapter (its head fits adapted states), got one"
             )
-        own = {
-            "bins": self.rows.shape[0],
-            "hidden size": self.rows.shape[1],
-            "bin temperature": self.bin_temperature,
-            "bin values": self.bin_values.tolist(),
-            "logit scale": self.post.scale,
-            "softcap": self.post.softcap,
-        }
-        its = {
-            "bins": selector.num_bins,
-            "hidden size": selector.hidden_size,
-            "bin temperature": selector.bin_temperature,
-            "bin values": selector.bin_values.tolist(),
-            "logit scale": selector.logit_scale,
-            "softcap": selector.softcap,
-        }
-        for name, value in own.items():
-            if its[name] != value:
-                raise ValueError(f"distill: start must have {name} {value}, got {its[name]}")
+        own = self.to_selector()
+        for name in ("num_bins", "bin_temperature", "bin_values", "logit_scale", "softcap"):
+            expected, actual = getattr(own, name), getattr(selector, name)
+            equal = torch.equal if isinstance(expected, torch.Tensor) else operator.eq
+            if not equal(expected, actual):
+                raise ValueError(f"distill: start must have {name} {expected}, got {actual}")
         self.rows.copy_(selector.rows)
         self.bias.zero_()
         if selector.bias is not None:

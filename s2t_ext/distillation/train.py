@@ -97,6 +97,8 @@ def distill(
         collection = Collection(collection)
     if start is not None and not isinstance(start, Selector):
         start = Selector.from_pretrained(start)
+    if start is not None:
+        start.check_fits(model, where="distill", name="start")
     run = _Run(model, collection, Path(output), config, start)
     run.train(progress)
     return run.finish(decoding or S2TConfig(k=config.k), trigger_rate)
@@ -140,7 +142,6 @@ class _Run:
             seed=config.seed,
         ).to(packed.plain.device)
         if start is not None:
-            _check_start(start, self.base_model)
             self.head.start_from(start)
         self.maker = ObjectiveMaker(
             self.model, self.head, config.loss, self.trigger_threshold, base, self.reserved_ids
@@ -296,16 +297,6 @@ class _Run:
         elif measured is not None and measured.trigger.numel():
             probabilities = torch.sigmoid(measured.trigger).tolist()
             selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")
-
-
-def _check_start(start: Selector, base_model: dict[str, Any]) -> None:
-    for key in ("model_type", "num_hidden_layers", "fingerprint"):
-        expected = start.base_model.get(key, base_model[key])
-        if expected != base_model[key]:
-            raise ValueError(
-                f"distill: start must be a selector for the model ({key} {base_model[key]}), got "
-                f"one for {key} {expected}"
-            )
 
 
 def _check(
