@@ -116,6 +116,27 @@ def test_steps_an_entropy_trigger_would_choose(tmp_path, collection, steps):
     assert added > 0
 
 
+def test_rollouts_of_another_collection(tmp_path, collection, monkeypatch):
+    """Labelled anew to what collecting from the beginning gives, without decoding."""
+    options = dict(held_out=0.4, steps="either", share=0.3)
+    expected = run_collect(tmp_path / "decoded", **options)
+    monkeypatch.setattr("s2t_ext.distillation.collect.roll_out", None)
+    again = run_collect(tmp_path / "read", rollouts_from=collection.folder, **options)
+    assert again.digest() == expected.digest()
+
+
+def test_rollouts_of_other_options_are_refused(tmp_path, collection):
+    with pytest.raises(ValueError, match="of the same rollouts, got .* in temperature, seed"):
+        run_collect(tmp_path, rollouts_from=collection.folder, temperature=0.5, seed=7)
+    with pytest.raises(FileNotFoundError, match="folder must hold manifest.json"):
+        run_collect(tmp_path, rollouts_from=tmp_path / "none")
+    unfinished = tmp_path / "unfinished"
+    run_collect(unfinished).shard_path(1).unlink()
+    with pytest.raises(ValueError, match="must be a finished collection, .* lacks 1 of 4 shards"):
+        run_collect(tmp_path / "new", rollouts_from=unfinished)
+    assert not (tmp_path / "new").exists()
+
+
 def test_nothing_depends_on_the_batch(tmp_path, collection):
     again = run_collect(tmp_path, held_out=0.4, batch_size=4)
     pairs = zip(again.trajectories("train"), collection.trajectories("train"), strict=True)

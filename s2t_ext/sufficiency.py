@@ -18,7 +18,7 @@ from .calibration import chat_prompt
 from .checkpoint import describe_base_model
 from .decoding.adapters import unwrap_peft
 from .decoding.logits_head import LogitsHead, find_logits_head
-from .distillation.collect import roll_out
+from .distillation.rollouts import roll_out
 from .evaluation.run_folder import RunFolder
 from .sufficiency_report import ABSENT, SUPPORT, sufficiency_report
 from .teacher import Teacher, check_same_tokenizer, describe_teacher, vocabulary_size

@@ -48,6 +48,10 @@ def collect(
     batch_size: Annotated[int, typer.Option(help="Rollouts at a time; a batch is a shard.")] = 8,
     held_out: Annotated[float, typer.Option(help="Share of the prompts to set aside.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Key of the sampling.")] = 0,
+    rollouts_from: Annotated[
+        Path | None,
+        typer.Option(help="Finished collection whose rollouts, of the same options, are reused."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     chat: Annotated[bool, typer.Option(help="Wrap prompts in the chat template.")] = True,
     teacher_name: Annotated[str | None, typer.Option(help="The model's name at a server.")] = None,
@@ -84,6 +88,7 @@ def collect(
             held_out=held_out,
             use_chat_template=chat,
             seed=seed,
+            rollouts_from=rollouts_from,
         )
         typer.echo(json.dumps(collection.summary(), indent=2))
 

@@ -1,6 +1,5 @@
 """Collecting: roll the student out, have the teacher label every step in one prefill, keep the
-steps
-where they diverge most (paper, section 3.4; design, section 8).
+steps where they diverge most (paper, section 3.4; design, section 8).
 """
 
 from __future__ import annotations
@@ -17,14 +16,13 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .. import ops
-from ..calibration import chat_prompt, pad_prompts
+from ..calibration import chat_prompt
 from ..checkpoint import describe_base_model
-from ..config import S2TConfig
-from ..generation import generate
 from ..teacher import Teacher, check_same_tokenizer, describe_teacher, vocabulary_size
 from .collection import Collection, Prompt
 from .groups import Group, Trajectory
 from .packing import PackedModel
+from .rollouts import RecordedRollouts, roll_out
 
 #: Steps whose vocabulary-wide logits of the student are held at a time.
 STEP_ROWS = 128
@@ -51,6 +49,7 @@ def collect(
     reserved_ids: Sequence[int] = (),
     use_chat_template: bool = True,
     seed: int = 0,
+    rollouts_from: str | Path | None = None,
     progress: bool | None = None,
 ) -> Collection:
     """Collects labelled trajectories; call it again with the same arguments to resume a killed run.
@@ -70,11 +69,13 @@ def collect(
         held_out: Share of the prompts that is set aside.
         reserved_ids: Never proposed.
         seed: Key of the sampling.
+        rollouts_from: Folder of a finished collection of the same rollouts, which are read from it
+            instead of decoded anew: to label them by another teacher or at other steps.
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
-        ValueError: for options out of range, a teacher with another tokenizer, or a folder with a
-            collection of other settings.
+        ValueError: for options out of range, a teacher with another tokenizer, a folder with a
+            collection of other settings, or recorded rollouts of others.
     """
     _check(prompts, k, support, share, steps, rollouts, held_out)
     if teacher.tokenizer is not None:
@@ -93,6 +94,7 @@ def collect(
         "use_chat_template": use_chat_template,
         **({} if steps == "kl" else {"steps": steps}),  # older collections do not name it
     }
+    recorded = None if rollouts_from is None else RecordedRollouts(rollouts_from, settings)
     shards = math.ceil(len(jobs) / batch_size)
     collection = Collection.open_for_writing(output, settings, shards)
     labeller = Labeller(
@@ -102,56 +104,24 @@ def collect(
     for index in tqdm(collection.missing_shards(), desc="collect", unit="shard", disable=hidden):
         first = index * batch_size
         part = jobs[first : first + batch_size]
-        texts = [chat_prompt(tokenizer, p.text) if use_chat_template else p.text for p in part]
-        pairs = roll_out(
-            model,
-            tokenizer,
-            texts,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            seeds=[seed + first + i for i in range(len(part))],
-        )
+        if recorded is not None:
+            pairs = [recorded[first + i] for i in range(len(part))]
+        else:
+            texts = [chat_prompt(tokenizer, p.text) if use_chat_template else p.text for p in part]
+            pairs = roll_out(
+                model,
+                tokenizer,
+                texts,
+                temperature=temperature,
+                max_new_tokens=max_new_tokens,
+                seeds=[seed + first + i for i in range(len(part))],
+            )
         records = []
         for i, (prompt_ids, response_ids) in enumerate(pairs):
             split = "held_out" if part[i].is_held_out(held_out) else "train"
             records.append((split, labeller.label(str(first + i), prompt_ids, response_ids)))
         collection.write_shard(index, records)
     return collection
-
-
-def roll_out(
-    model: nn.Module,
-    tokenizer: Any,
-    texts: Sequence[str],
-    *,
-    temperature: float,
-    max_new_tokens: int,
-    seeds: Sequence[int],
-) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, response ids) of each text; a response ends with its end-of-sequence token, if
-    it
-    got that far.
-    """
-    inputs = pad_prompts(tokenizer, texts, model)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-    output = generate(
-        model,
-        inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        s2t=S2TConfig(trigger="never"),
-        seed=list(seeds),
-        max_new_tokens=max_new_tokens,
-        return_dict_in_generate=True,
-        **sampling,
-    )
-    assert not isinstance(output, torch.Tensor) and output.s2t is not None
-    pairs = []
-    rows = zip(inputs["input_ids"], inputs["attention_mask"], output.s2t.rows, strict=True)
-    for ids, mask, row in rows:
-        pairs.append((ids[mask.bool()].tolist(), list(row.tokens)))
-    return pairs
 
 
 class Labeller:
