@@ -68,6 +68,16 @@ _GEMMA = dict(
     query_pre_attn_scalar=8,
     layer_types=["sliding_attention", "full_attention"],
 )
+# The upper half of the layers has no keys and values of its own.
+_SHARED_KV = dict(
+    num_hidden_layers=4,
+    head_dim=8,
+    sliding_window=WINDOW,
+    layer_types=["sliding_attention", "full_attention"] * 2,
+    num_kv_shared_layers=2,
+    vocab_size_per_layer_input=VOCAB,
+    hidden_size_per_layer_input=8,
+)
 _MOE = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 
 
@@ -84,6 +94,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma2": _llama_like(hf.Gemma2Config, sliding_window=WINDOW, **_GEMMA),
     # This window fills during the generation.
     "gemma3": _llama_like(hf.Gemma3TextConfig, sliding_window=PROMPT + 3, **_GEMMA),
+    "gemma3n": _llama_like(
+        hf.Gemma3nTextConfig,
+        laurel_rank=4,
+        altup_num_inputs=2,
+        activation_sparsity_pattern=[0.0] * 4,
+        **{**_SHARED_KV, "intermediate_size": [64] * 4},
+    ),
+    "gemma4": _llama_like(hf.Gemma4TextConfig, global_head_dim=16, **_SHARED_KV),
     "phi3": _llama_like(hf.Phi3Config),
     "gpt2": Architecture(lambda: hf.GPT2Config(n_embd=HIDDEN, n_positions=256, **_GPT_LIKE)),
     "gpt_neox": Architecture(
