@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma4TextConfig,
     GPT2Config,
     LlamaConfig,
     Qwen2Config,
@@ -34,12 +35,24 @@ CONFIGS = {
     "qwen2": Qwen2Config(**SIZES),
     # Alternating layers see a window of 5 tokens; logits and attention scores are soft-capped.
     "gemma2": Gemma2Config(**SIZES, head_dim=8, sliding_window=5, attn_implementation="eager"),
+    # The upper half of the layers has no keys and values of its own.
+    "gemma4": Gemma4TextConfig(
+        **{**SIZES, "num_hidden_layers": 4},
+        head_dim=8,
+        global_head_dim=16,
+        sliding_window=5,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        num_kv_shared_layers=2,
+        vocab_size_per_layer_input=VOCAB,
+        hidden_size_per_layer_input=8,
+        attn_implementation="eager",
+    ),
     "gpt2": GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64),
 }
 
 
-#: Gemma 2's attention computes its softmax in fp32 whatever the model's dtype.
-TOLERANCES = {"gemma2": dict(rtol=1e-4, atol=1e-5)}
+#: Gemma's norms and its attention's softmax are computed in fp32 whatever the model's dtype.
+TOLERANCES = dict.fromkeys(("gemma2", "gemma4"), dict(rtol=1e-4, atol=1e-5))
 
 
 def make_model(name):
