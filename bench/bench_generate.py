@@ -3,12 +3,10 @@
     S2T_BENCH_MODEL=path/to/model pytest bench/bench_generate.py
 
 One prompt, greedy, `TOKENS` new tokens, K = 8. Every round runs each configuration once, in turn,
-and
-ratios are taken inside the round, so a slow minute of the machine slows all of them alike. Written
-to
-`bench/results/`: ms per token, the ratio to `model.generate` (median, lowest and highest of the
-rounds),
-peak resident size, and the time of one triggered step beside recomputing the prefix per candidate.
+and ratios are taken inside the round, so a slow minute of the machine slows all of them alike.
+Written to `bench/results/`: ms per token, the ratio to `model.generate` (median, lowest and highest
+of the rounds), peak resident size, and the time of one triggered step beside recomputing the prefix
+per candidate.
 """
 
 import os

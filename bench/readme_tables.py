@@ -3,8 +3,7 @@
     python bench/readme_tables.py
 
 No figure is typed by hand: each row carries the spread between rounds and the command that makes
-    it, and
-each group the machine it was measured on.
+it, and each group the machine it was measured on.
 """
 
 import json

@@ -63,8 +63,7 @@ def make_model(name):
             torch.nn.init.normal_(parameter, std=0.25)
     for module in model.modules():
         if type(module).__name__ in ("LlamaRMSNorm", "Qwen2RMSNorm"):
-            # transformers computes these in fp32 whatever the dtype; the test wants fp64
-            # throughout.
+            # transformers computes these in fp32 whatever the dtype; the test wants fp64.
             module.forward = functools.partial(
                 torch.rms_norm, normalized_shape=(32,), weight=module.weight, eps=1e-6
             )

@@ -2,9 +2,8 @@
 adapter.
 
 Two foreign forms are read as well: a bare score head (score_head.json + score_head.safetensors),
-    and a PEFT adapter of the
-released research code, whose `modules_to_save=["lm_head"]` holds the score rows among the
-vocabulary rows.
+and a PEFT adapter of the released research code, whose `modules_to_save=["lm_head"]` holds the
+score rows among the vocabulary rows.
 """
 
 from __future__ import annotations

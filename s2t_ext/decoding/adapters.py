@@ -23,11 +23,9 @@ class AdapterSwitch:
     """Turns all adapter layers of a model off and on in microseconds.
 
     PEFT's own `disable_adapter()` walks all modules and resets gradient flags, which costs as much
-    as a forward pass of a small
-    model; this writes the flag those functions end up writing, on a list collected once, and reads
-    it back through PEFT's
-    property, so a PEFT that changes the mechanism is noticed instead of silently decoding with the
-    wrong weights.
+    as a forward pass of a small model; this writes the flag those functions end up writing, on a
+    list collected once, and reads it back through PEFT's property, so a PEFT that changes the
+    mechanism is noticed instead of silently decoding with the wrong weights.
 
     Raises:
         ValueError: if the model has no adapter layers, or they are merged.

@@ -1,10 +1,9 @@
 """Attention of a candidate forward: [prefix | pending tokens | K candidates] in one pass.
 
 Pending tokens are causal; every candidate sees the prefix, the pending tokens and itself, never
-another candidate.
-The implementation is registered with transformers under `ATTENTION_NAME` and switched on only while
-a candidate forward
-runs, so ordinary forwards keep the user's own implementation, bit for bit.
+another candidate. The implementation is registered with transformers under `ATTENTION_NAME` and
+switched on only while a candidate forward runs, so ordinary forwards keep the user's own
+implementation, bit for bit.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Key/value cache whose last K entries are alternatives: append K candidates, keep one, in O(1).
 
 A `CandidateLayer` writes into a preallocated buffer and hands out views, so no step copies the
-prefix (the stock
-`DynamicLayer` concatenates, which does). Sliding-window layers keep a few windows in the buffer and
-hand out the last one.
+prefix (the stock `DynamicLayer` concatenates, which does). Sliding-window layers keep a few windows
+in the buffer and hand out the last one.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 cache of its own.
 
 The adapted cache lags behind: untriggered steps cost nothing, and a triggered step takes the tokens
-    emitted since the last one
-and the K candidates through the adapted model in one forward (design, section 2.5).
+emitted since the last one and the K candidates through the adapted model in one forward (design,
+section 2.5).
 """
 
 from __future__ import annotations

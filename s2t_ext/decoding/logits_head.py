@@ -2,9 +2,8 @@
 instead of K.
 
 After the head, models may scale or soft-cap their logits, and before it some scale the hidden
-state. `LogitsHead` finds out
-numerically which of these a model does; where it cannot tell, the whole model is run for its logits
-instead.
+state. `LogitsHead` finds out numerically which of these a model does; where it cannot tell, the
+whole model is run for its logits instead.
 """
 
 from __future__ import annotations

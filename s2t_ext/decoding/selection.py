@@ -21,8 +21,7 @@ class StepState:
     Attributes:
         proposal: The candidates; ids are -1 where there is none.
         support: The student's support as far as it was proposed; its first K columns are the
-            candidates
-            before `candidate_ratio`.
+            candidates before `candidate_ratio`.
         processed: Processed logits [batch, V].
         default: int64 [batch], the token of rows that need no choice (padding included).
         triggered, finished: Bool [batch]; finished rows emit `pad_id`.
@@ -49,8 +48,7 @@ class Choice:
     Attributes:
         tokens, slot: int64 [batch]. scores: fp32 [batch, K] or None.
         logits: Logits after these tokens [batch, V], if the choice has already computed them, with
-            the cache and hidden state
-            that belong to them; None if an ordinary forward must follow.
+            the cache and hidden state that belong to them; None if an ordinary forward must follow.
         undo: See `Committed`.
     """
 

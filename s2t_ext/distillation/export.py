@@ -23,8 +23,7 @@ def export_selector(
 
     Any tool that loads transformers folders loads it; `Selector.from_pretrained(folder)` finds the
     selector beside the weights. With `merge` an adapter is folded into them; without, the adapter
-    is
-    written next to the selector and the weights stay the base model's.
+    is written next to the selector and the weights stay the base model's.
 
     Raises:
         ValueError: without `merge`, if there is no adapter to keep apart (then there is nothing to

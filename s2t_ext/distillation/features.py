@@ -18,9 +18,7 @@ SHARD = 32
 
 
 class CachedStates:
-    """States by trajectory: after each candidate [g, K, D], and before each labelled token [s,
-    D].
-    """
+    """States by trajectory: after each candidate [g, K, D], before each labelled token [s, D]."""
 
     def __init__(self, states: dict[str, tuple[torch.Tensor, torch.Tensor]]) -> None:
         self._states = states

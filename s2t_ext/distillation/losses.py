@@ -1,10 +1,8 @@
 """Losses of selector training (paper, section 3.4; design, 2.4), over groups of candidates.
 
 In all of them `totals` are the candidates' scores [G, K] (score + prior term), `mask` bool [G, K]
-says
-which slots hold a candidate, `teacher` are the teacher's absolute probabilities [G, K], and the
-result
-is one loss per group, [G].
+says which slots hold a candidate, `teacher` are the teacher's absolute probabilities [G, K], and
+the result is one loss per group, [G].
 """
 
 from __future__ import annotations

@@ -72,8 +72,7 @@ def distill(
     """Trains a selector; call it again with the same arguments to resume a killed run.
 
     Under `accelerate launch` the batches of a step are spread over the processes and their
-    gradients
-    summed.
+    gradients summed.
 
     Args:
         model: The student the collection was made with, without adapter. Method "lora" wraps it.
