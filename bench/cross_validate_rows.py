@@ -6,7 +6,8 @@ COLLECTION: labelled rollouts of a task's train split (`collect --task`); RUN: t
 `distill --method rows` run on it, whose cached hidden states are read, so an option takes seconds.
 Templates are dealt into `FOLDS` folds; each is measured by rows trained on the others. Prints, per
 option: agreement@1 with the teacher at the trained prior weight and at the best one, that of the
-student's first candidate, and that on the groups trained on.
+student's first candidate, and that on the groups trained on. With --curve, instead, what `CURVE`
+gets from one, two and three of the four folds.
 """
 
 import argparse
@@ -33,6 +34,7 @@ LOSSES = {
     "pairwise": LossConfig(kind="pairwise"),
 }
 RATES = (1e-4, 3e-4, 1e-3)
+CURVE = ("KL", 1e-4)
 
 
 def load(collection, run):
@@ -99,34 +101,55 @@ def joined(parts):
     return HeldOut(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
+def cross_validated(folds, loss, rate, share):
+    """All folds, each by rows trained on every choice of `share` of the other ones: (what the held
+    out groups get, mean trained prior weight, mean agreement on the groups trained on).
+    """
+    parts, own, weights = [], [], []
+    for fold in range(FOLDS):
+        rest = [i for i in range(FOLDS) if i != fold]
+        for others in itertools.combinations(rest, share):
+            chosen = [folds[i] for i in others]
+            data = tuple(torch.cat(column) for column in zip(*chosen, strict=True))
+            head = train(data, loss, rate)
+            weights.append(float(head.prior_weight.detach()))
+            parts.append(measured(head, folds[fold]))
+            own.append(measured(head, data).quality(weights[-1], 0.0).agreement)
+    return joined(parts), sum(weights) / len(weights), sum(own) / len(own)
+
+
+def row(folds, name, loss, rate, share=FOLDS - 1):
+    """One line of the table."""
+    whole, weight, own = cross_validated(folds, loss, rate, share)
+    trained = whole.quality(weight, 0.0)
+    best = whole.quality(whole.best_prior_weight(weight), 0.0)
+    return (
+        f"| {name} | {rate:.0e} | {trained.agreement:.3f} ({weight:.2f}) | "
+        f"{best.agreement:.3f} | {best.student_agreement:.3f} | {own:.3f} |"
+    )
+
+
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("collection", type=Path)
     parser.add_argument("run", type=Path)
+    parser.add_argument("--curve", action="store_true", help="by amount of data, of one option")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
     folds = load(Collection(options.collection), options.run)
     print(f"groups in each fold: {[len(fold[0]) for fold in folds]}")
-    print("| loss | rate | trained weight | best weight | student | on its own groups |")
+    first = "trained on" if options.curve else "loss"
+    print(f"| {first} | rate | trained weight | best weight | student | on its own groups |")
     print("|---|---|---|---|---|---|")
+    if options.curve:
+        name, rate = CURVE
+        for share in range(1, FOLDS):
+            label = f"{share} of {FOLDS} folds"
+            print(row(folds, label, LOSSES[name], rate, share), flush=True)
+        return
     for (name, loss), rate in itertools.product(LOSSES.items(), RATES):
-        parts, own, weights = [], [], []
-        for fold in range(FOLDS):
-            others = [folds[i] for i in range(FOLDS) if i != fold]
-            data = tuple(torch.cat(column) for column in zip(*others, strict=True))
-            head = train(data, loss, rate)
-            weights.append(float(head.prior_weight.detach()))
-            parts.append(measured(head, folds[fold]))
-            own.append(measured(head, data).quality(weights[-1], 0.0).agreement)
-        whole, weight = joined(parts), sum(weights) / FOLDS
-        trained = whole.quality(weight, 0.0)
-        best = whole.quality(whole.best_prior_weight(weight), 0.0)
-        print(
-            f"| {name} | {rate:.0e} | {trained.agreement:.3f} ({weight:.2f}) | "
-            f"{best.agreement:.3f} | {best.student_agreement:.3f} | {sum(own) / FOLDS:.3f} |",
-            flush=True,
-        )
+        print(row(folds, name, loss, rate), flush=True)
 
 
 if __name__ == "__main__":
