@@ -4,8 +4,9 @@
 
 COLLECTION: labelled rollouts, `collect --steps either` for all of these steps to carry a label;
 RUN: the folder of a `distill --method rows` run on it, whose cached hidden states are read;
-SELECTOR: folders of selectors without adapter. Prints, of the held-out groups above `--threshold`
-nats and of the others: agreement@1 at the selector's prior weight and that of the student's first
+SELECTOR: folders of selectors without adapter. Prints, of the held-out groups where the trigger
+fires (above `--threshold` nats, after the warmup) and of the others: agreement@1 at the selector's
+prior weight, which `distill` may have chosen on these groups, and that of the student's first
 candidate.
 """
 
@@ -13,11 +14,10 @@ import argparse
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from s2t_ext import S2TConfig, Selector, ops
 from s2t_ext.distillation.collection import Collection
-from s2t_ext.distillation.features import CachedStates
+from s2t_ext.distillation.features import CachedStates, stored_states
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.quality import HeldOut
 
@@ -26,9 +26,7 @@ DECODED = 8
 
 def load(collection, run, threshold):
     """(states [G, K, D], log-probabilities, mask, teacher probabilities [G, K], fires [G])."""
-    stored = {}
-    for path in sorted(run.glob("states-*.safetensors")):
-        stored.update(load_file(path))
+    stored = stored_states(run, collection.digest())
     trajectories = [t for t in collection.trajectories("held_out") if t.groups]
     states = CachedStates(
         {t.key: (stored[f"{t.key}.candidates"], stored[f"{t.key}.steps"]) for t in trajectories}
@@ -51,6 +49,8 @@ def scores_of(selector, states):
         bias,
         bin_values=selector.bin_values,
         bin_temperature=selector.bin_temperature,
+        logit_scale=selector.logit_scale,
+        softcap=selector.softcap,
     ).view(states.shape[:2])
 
 

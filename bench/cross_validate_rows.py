@@ -2,12 +2,13 @@
 
     python bench/cross_validate_rows.py COLLECTION RUN
 
-COLLECTION: labelled rollouts of a task's train split (`collect --task`); RUN: the folder of a
-`distill --method rows` run on it, whose cached hidden states are read, so an option takes seconds.
-Templates are dealt into `FOLDS` folds; each is measured by rows trained on the others. Prints, per
-option: agreement@1 with the teacher at the trained prior weight and at the best one, that of the
+COLLECTION: labelled rollouts of gsm_symbolic's train split (`collect --task gsm_symbolic`); RUN:
+the folder of a `distill --method rows` run on it, whose cached hidden states are read, so an option
+takes seconds. Templates are dealt into `FOLDS` folds; each is measured by rows trained on the
+others. Prints, per option: agreement@1 with the teacher at the prior weight that was trained (mean
+over the folds) and at the one that is best on the very groups it is measured on, that of the
 student's first candidate, and that on the groups trained on. With --curve, instead, what `CURVE`
-gets from one, two and three of the four folds.
+gets from one, two and three of the four folds, in equally many steps.
 """
 
 import argparse
@@ -17,9 +18,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 
 from s2t_ext.distillation.collection import Collection
+from s2t_ext.distillation.features import stored_states
 from s2t_ext.distillation.losses import LossConfig, group_loss
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.quality import HeldOut
@@ -39,13 +40,11 @@ CURVE = ("KL", 1e-4)
 
 def load(collection, run):
     """Per fold: (states [G, K, D], student log-probabilities, mask, teacher probabilities)."""
-    states = {}
-    for path in sorted(run.glob("states-*.safetensors")):
-        states.update(load_file(path))
+    states = stored_states(run, collection.digest())
     trajectories = [t for t in collection.trajectories("train") if t.groups]
-    prompts = collection.manifest["settings"]["prompts"]
-    problems = load_task("gsm_symbolic", prompts, split="train")
-    template = {t.key: problems[int(t.key)].group for t in trajectories}
+    settings = collection.manifest["settings"]
+    problems = load_task("gsm_symbolic", settings["prompts"], seed=settings["seed"], split="train")
+    template = {t.key: problems[int(t.key) // settings["rollouts"]].group for t in trajectories}
     names = sorted(set(template.values()))
     random.Random(0).shuffle(names)
     width = max(len(g.candidates) for t in trajectories for g in t.groups)
@@ -64,7 +63,7 @@ def load(collection, run):
     return folds
 
 
-def train(data, loss, rate, seed=0):
+def train(data, loss, rate, epochs=EPOCHS, seed=0):
     """Score rows and prior weight; Adam, the rate falling linearly to 0."""
     hidden, logprobs, mask, teacher = data
     torch.manual_seed(seed)
@@ -73,9 +72,9 @@ def train(data, loss, rate, seed=0):
     weights = [head.rows, head.bias, head.prior_weight]
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
     groups = hidden.shape[0]
-    total = EPOCHS * -(-groups // BATCH)
+    total = epochs * -(-groups // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         for own in torch.randperm(groups).split(BATCH):
             totals = head.totals(hidden[own], logprobs[own])
             value = group_loss(totals, mask[own], teacher[own], loss) / len(own)
@@ -111,7 +110,7 @@ def cross_validated(folds, loss, rate, share):
         for others in itertools.combinations(rest, share):
             chosen = [folds[i] for i in others]
             data = tuple(torch.cat(column) for column in zip(*chosen, strict=True))
-            head = train(data, loss, rate)
+            head = train(data, loss, rate, EPOCHS * (FOLDS - 1) // share)
             weights.append(float(head.prior_weight.detach()))
             parts.append(measured(head, folds[fold]))
             own.append(measured(head, data).quality(weights[-1], 0.0).agreement)

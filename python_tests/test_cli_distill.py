@@ -141,16 +141,18 @@ def test_upload(folders, monkeypatch):
     asked = []
 
     class Hub:
-        def create_repo(self, repo_id, exist_ok):
-            asked.append((repo_id, exist_ok))
+        def create_repo(self, repo_id, private, exist_ok):
+            asked.append((repo_id, private, exist_ok))
             return f"https://hub/{repo_id}"
 
         def upload_folder(self, **arguments):
             asked.append(arguments)
 
     monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    assert upload(folders / "run-lora-data" / "selector", "me/it") == "https://hub/me/it"
-    assert asked[0] == ("me/it", True) and asked[1]["repo_id"] == "me/it"
+    assert (
+        upload(folders / "run-lora-data" / "selector", "me/it", private=True) == "https://hub/me/it"
+    )
+    assert asked[0] == ("me/it", True, True) and asked[1]["repo_id"] == "me/it"
 
 
 @pytest.mark.parametrize(

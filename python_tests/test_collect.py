@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.demo.problems import problems
 from s2t_ext.distillation.collect import Labeller, collect
-from s2t_ext.distillation.collection import Collection, Prompt, write_atomically
+from s2t_ext.distillation.collection import SPLITS, Collection, Prompt, write_atomically
 from s2t_ext.evaluation.tasks import HELD_OUT, SALT
 from s2t_ext.teacher import Teacher
 
@@ -132,9 +132,24 @@ def test_rollouts_of_other_options_are_refused(tmp_path, collection):
         run_collect(tmp_path, rollouts_from=tmp_path / "none")
     unfinished = tmp_path / "unfinished"
     run_collect(unfinished).shard_path(1).unlink()
+    being_written = unfinished / "shard.unfinished"  # by another process: reading leaves it alone
+    being_written.touch()
     with pytest.raises(ValueError, match="must be a finished collection, .* lacks 1 of 4 shards"):
         run_collect(tmp_path / "new", rollouts_from=unfinished)
-    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists() and being_written.exists()
+    run_collect(unfinished)
+    assert not being_written.exists()
+
+
+def test_seeds_share_no_random_numbers(tmp_path):
+    """Two rollouts of seed 0 and two of seed 1, of the same prompts: all four differ."""
+    runs = [run_collect(tmp_path / str(seed), rollouts=2, seed=seed) for seed in (0, 1)]
+    found = [t for run in runs for split in SPLITS for t in run.trajectories(split)]
+    by_prompt = {}
+    for trajectory in found:
+        by_prompt.setdefault(trajectory.prompt, []).append(trajectory.response)
+    assert len(found) == 4 * len(PROMPTS) and len(by_prompt) == len(PROMPTS)
+    assert all(len(set(responses)) == 4 for responses in by_prompt.values())
 
 
 def test_nothing_depends_on_the_batch(tmp_path, collection):
@@ -192,6 +207,13 @@ def test_damage_is_named(tmp_path):
         (dict(share=0.0), r"collect: share must be in \(0, 1\], got 0.0"),
         (dict(steps="all"), "collect: steps must be one of kl, entropy, either, got all"),
         (dict(held_out=1.0), r"collect: held_out must be in \[0, 1\), got 1.0"),
+        (dict(temperature=-1.0), "collect: temperature must be at least 0, got -1.0"),
+        (
+            dict(rollouts=4, temperature=0.0),
+            "collect: rollouts must be 1 at .*, got 4",
+        ),
+        (dict(max_new_tokens=0), "collect: max_new_tokens must be at least 1, got 0"),
+        (dict(batch_size=0), "collect: batch_size must be at least 1, got 0"),
     ],
 )
 def test_errors(tmp_path, options, message):

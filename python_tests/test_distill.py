@@ -256,6 +256,8 @@ def test_errors(tmp_path, collection):
     distill(make_model(1), collection, tmp_path / "b", config)
     with pytest.raises(ValueError, match="run of the same options and data, .* differs in config"):
         distill(make_model(1), collection, tmp_path / "b", DistillConfig(**{**FAST, "epochs": 3}))
+    with pytest.raises(ValueError, match=r"distill: trigger_rate must be in \(0, 1\), got 5"):
+        distill(make_model(1), collection, tmp_path / "e", config, trigger_rate=5)
     empty = Collection.open_for_writing(tmp_path / "c", collection.manifest["settings"], 1)
     with pytest.raises(ValueError, match="collection must hold groups in its train split"):
         distill(make_model(1), empty, tmp_path / "d", config)

@@ -124,7 +124,7 @@ def test_a_selector_is_trained_on_them(trajectories, tmp_path):
         (
             '{"problem_id": 1, "step": 0, "context_ids": [3], "cand_ids": [1, 2], '
             '"teacher_prob_abs": [0.5]}',
-            "line 2 must have a probability per candidate and a context",
+            "line 2 must have a probability per candidate and a context, got",
         ),
     ],
 )

@@ -28,18 +28,18 @@ def collect(
     ] = None,
     task: Annotated[
         str | None,
-        typer.Option(help="Instead of --prompts: gsm_symbolic, mix, a generator, its train split."),
+        typer.Option(help="Instead of --prompts: train split of gsm_symbolic, mix, a generator."),
     ] = None,
     problems: Annotated[int, typer.Option(help="How many of the task.")] = 300,
     k: Annotated[int, typer.Option(help="Candidates per labelled step.")] = 16,
     share: Annotated[
-        float, typer.Option(help="Share of the steps to keep, those of highest divergence.")
+        float, typer.Option(help="Share of a rollout's steps to keep; of `either`, twice at most.")
     ] = 0.1,
     steps: Annotated[
         str,
         typer.Option(
-            help="kl; entropy: keep the steps where the student is least certain instead, at which "
-            "an entropy trigger fires; either: both."
+            help="Which: those of highest divergence (kl); those where the student is least "
+            "certain, at which an entropy trigger fires (entropy); or either."
         ),
     ] = "kl",
     rollouts: Annotated[int, typer.Option(help="Per prompt.")] = 1,
@@ -47,10 +47,13 @@ def collect(
     max_new_tokens: Annotated[int, typer.Option(help="Length of the rollouts.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Rollouts at a time; a batch is a shard.")] = 8,
     held_out: Annotated[float, typer.Option(help="Share of the prompts to set aside.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Key of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the task's problems and of the sampling.")] = 0,
     rollouts_from: Annotated[
         Path | None,
-        typer.Option(help="Finished collection whose rollouts, of the same options, are reused."),
+        typer.Option(
+            help="Finished collection whose rollouts are labelled instead of decoding: of the same "
+            "student, prompts, rollouts, temperature, length, seed and chat option."
+        ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     chat: Annotated[bool, typer.Option(help="Wrap prompts in the chat template.")] = True,

@@ -18,12 +18,18 @@ def distill(
     method: Annotated[
         str, typer.Option(help="lora; rows (score rows on a frozen backbone); or full.")
     ] = "lora",
-    loss: Annotated[str, typer.Option(help="top1, kl or pairwise.")] = "top1",
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="top1: the teacher's favourite, with a hinge and some kl; kl: the teacher's "
+            "distribution; pairwise: the teacher's order."
+        ),
+    ] = "top1",
     epochs: Annotated[int, typer.Option(help="Passes over the trajectories.")] = 3,
     batch_size: Annotated[int, typer.Option(help="Trajectories per forward pass.")] = 4,
     accumulation: Annotated[int, typer.Option(help="Forward passes per optimiser step.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Of the adapter or the weights.")] = 5e-5,
-    head_learning_rate: Annotated[float, typer.Option(help="Of the score rows.")] = 1e-3,
+    head_learning_rate: Annotated[float, typer.Option(help="Of rows, prior, trigger.")] = 1e-3,
     prior: Annotated[
         str,
         typer.Option(
@@ -37,7 +43,7 @@ def distill(
     lora_dropout: Annotated[float, typer.Option(help="Dropout of the adapter's inputs.")] = 0.05,
     k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
     trigger_rate: Annotated[
-        float, typer.Option(help="Share of steps at which the stored triggers fire.")
+        float, typer.Option(help="Share of steps at which the stored triggers fire, in (0, 1).")
     ] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the order, the dropout and the first rows.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",

@@ -14,13 +14,21 @@ from .common import load_model, one_line_errors
 def export(
     selector: Annotated[str, typer.Argument(help="Selector folder or hub repository.")],
     output: Annotated[Path, typer.Argument(help="Folder to write to.")],
-    model: Annotated[str, typer.Option(help="The base model it was trained on.")],
+    model: Annotated[
+        str,
+        typer.Option(help="What it scores with: the student, or RUN/model after --method full."),
+    ],
     merge: Annotated[
-        bool, typer.Option(help="Fold the adapter into the weights: a plain model folder.")
+        bool,
+        typer.Option(
+            help="Write the weights too, with the adapter folded in; otherwise the adapter alone."
+        ),
     ] = True,
     push_to_hub: Annotated[
-        str | None, typer.Option(help="Also upload the folder to this repository.")
+        str | None,
+        typer.Option(help="Also upload the folder to this repository, created if missing."),
     ] = None,
+    private: Annotated[bool, typer.Option(help="Create that repository as a private one.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
 ) -> None:
     """Write a model folder that serves anywhere, with the selector's files beside the weights."""
@@ -34,4 +42,4 @@ def export(
             shutil.copy(card, folder / "README.md")
         typer.echo(f"{selector} -> {folder}")
         if push_to_hub is not None:
-            typer.echo(upload(folder, push_to_hub))
+            typer.echo(upload(folder, push_to_hub, private=private))

@@ -26,6 +26,8 @@ from .rollouts import RecordedRollouts, roll_out
 
 #: Steps whose vocabulary-wide logits of the student are held at a time.
 STEP_ROWS = 128
+#: Rollouts of one seed have keys of their own up to this many.
+SEED_STEP = 10**6
 #: Which steps of a rollout are kept.
 STEPS = ("kl", "entropy", "either")
 
@@ -60,24 +62,28 @@ def collect(
         prompts: Texts, or `Prompt`s whose group decides the split.
         output: Folder of the collection.
         k: Candidates per group. support: Ids the divergence is taken over, k..64.
-        share: Share of a trajectory's steps to keep.
+        share: Share of a trajectory's steps to keep, in (0, 1].
         steps: Which ones: "kl", those of highest KL(student || teacher), the paper's; "entropy",
             those at which the student is least certain, where an entropy trigger will fire; or
             "either", the union, up to twice the share.
-        rollouts: Per prompt. temperature: Of sampling; 0 decodes greedily.
-        max_new_tokens, batch_size: Of the rollouts; a batch is a shard.
+        rollouts: Per prompt; 1 if they are greedy. temperature: Of sampling; 0 decodes greedily.
+        max_new_tokens: Length of a rollout, tokens. batch_size: Rollouts at a time; a batch is a
+            shard.
         held_out: Share of the prompts that is set aside.
         reserved_ids: Never proposed.
-        seed: Key of the sampling.
+        seed: Key of the sampling; different seeds share no random numbers.
         rollouts_from: Folder of a finished collection of the same rollouts, which are read from it
             instead of decoded anew: to label them by another teacher or at other steps.
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
         ValueError: for options out of range, a teacher with another tokenizer, a folder with a
-            collection of other settings, or recorded rollouts of others.
+            collection of other settings, or `rollouts_from` a collection that is unfinished or of
+            other rollouts.
+        FileNotFoundError: if `rollouts_from` holds no collection.
     """
-    _check(prompts, k, support, share, steps, rollouts, held_out)
+    _check(prompts, k, support, share, steps, held_out)
+    _check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
     if teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer)
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
@@ -114,7 +120,7 @@ def collect(
                 texts,
                 temperature=temperature,
                 max_new_tokens=max_new_tokens,
-                seeds=[seed + first + i for i in range(len(part))],
+                seeds=[SEED_STEP * seed + first + i for i in range(len(part))],
             )
         records = []
         for i, (prompt_ids, response_ids) in enumerate(pairs):
@@ -220,22 +226,27 @@ def _tokenizer_hash(tokenizer: Any) -> str:
 
 
 def _check(
-    prompts: Sequence[Any],
-    k: int,
-    support: int,
-    share: float,
-    steps: str,
-    rollouts: int,
-    held_out: float,
+    prompts: Sequence[Any], k: int, support: int, share: float, steps: str, held_out: float
 ) -> None:
-    def require(condition: bool, name: str, rule: str, value: Any) -> None:
-        if not condition:
-            raise ValueError(f"collect: {name} must {rule}, got {value}")
+    _require(len(prompts) > 0, "prompts", "hold at least one text", "none")
+    _require(2 <= k <= 64, "k", "be in [2, 64]", k)
+    _require(k <= support <= 64, "support", f"be in [k, 64] with k = {k}", support)
+    _require(0 < share <= 1, "share", "be in (0, 1]", share)
+    _require(steps in STEPS, "steps", f"be one of {', '.join(STEPS)}", steps)
+    _require(0 <= held_out < 1, "held_out", "be in [0, 1)", held_out)
 
-    require(len(prompts) > 0, "prompts", "hold at least one text", "none")
-    require(2 <= k <= 64, "k", "be in [2, 64]", k)
-    require(k <= support <= 64, "support", f"be in [k, 64] with k = {k}", support)
-    require(0 < share <= 1, "share", "be in (0, 1]", share)
-    require(steps in STEPS, "steps", f"be one of {', '.join(STEPS)}", steps)
-    require(rollouts >= 1, "rollouts", "be at least 1", rollouts)
-    require(0 <= held_out < 1, "held_out", "be in [0, 1)", held_out)
+
+def _check_rollouts(
+    rollouts: int, temperature: float, max_new_tokens: int, batch_size: int
+) -> None:
+    _require(rollouts >= 1, "rollouts", "be at least 1", rollouts)
+    _require(temperature >= 0, "temperature", "be at least 0", temperature)
+    several = rollouts == 1 or temperature > 0
+    _require(several, "rollouts", "be 1 at temperature 0, where all are alike", rollouts)
+    _require(max_new_tokens >= 1, "max_new_tokens", "be at least 1", max_new_tokens)
+    _require(batch_size >= 1, "batch_size", "be at least 1", batch_size)
+
+
+def _require(condition: bool, name: str, rule: str, value: Any) -> None:
+    if not condition:
+        raise ValueError(f"collect: {name} must {rule}, got {value}")

@@ -89,6 +89,8 @@ class Collection:
                     "collect: output must be a new folder or one collected with the same "
                     f"settings, got one that differs in {', '.join(differ)}: {folder}"
                 )
+            for leftover in folder.glob("*.unfinished"):  # of a killed run
+                leftover.unlink(missing_ok=True)
             return collection
         manifest = {"format_version": FORMAT_VERSION, "settings": settings, "shards": shards}
         write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
@@ -101,9 +103,7 @@ class Collection:
         return shards
 
     def missing_shards(self) -> list[int]:
-        """Shards that are still to be collected; other leftovers of a killed run are removed."""
-        for leftover in self.folder.glob("*.unfinished"):
-            leftover.unlink(missing_ok=True)
+        """Shards that are still to be collected."""
         return [i for i in range(self.num_shards) if not self.shard_path(i).exists()]
 
     def shard_path(self, index: int) -> Path:

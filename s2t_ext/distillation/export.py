@@ -19,11 +19,18 @@ def export_selector(
     *,
     merge: bool = True,
 ) -> Path:
-    """Writes a plain model folder with the tokenizer, `s2t_config.json` and the score head.
+    """Writes a folder with the tokenizer, `s2t_config.json` and the score head, in which
+    `Selector.from_pretrained(folder)` finds the selector.
 
-    Any tool that loads transformers folders loads it; `Selector.from_pretrained(folder)` finds the
-    selector beside the weights. With `merge` an adapter is folded into them; without, the adapter
-    is written next to the selector and the weights stay the base model's.
+    Args:
+        selector: Or its folder or hub repository.
+        model: What it scores with: the student; after method="full" the `model/` of the run.
+        merge: Also write the weights, an adapter folded into them (in place, in `model` and
+            `selector`): a plain model folder, which any tool loads. False writes the adapter on
+            its own, and no weights.
+
+    Returns:
+        `output`.
 
     Raises:
         ValueError: without `merge`, if there is no adapter to keep apart (then there is nothing to
@@ -47,11 +54,13 @@ def export_selector(
     return output
 
 
-def upload(folder: str | Path, repo_id: str) -> str:
-    """Creates the hub repository if needed and uploads the folder; returns its URL."""
+def upload(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
+    """Creates the hub repository if there is none, public unless `private`, and uploads the folder;
+    returns its URL.
+    """
     from huggingface_hub import HfApi
 
     api = HfApi()
-    url = api.create_repo(repo_id, exist_ok=True)
+    url = api.create_repo(repo_id, private=private, exist_ok=True)
     api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload s2t_ext selector")
     return str(url)

@@ -61,6 +61,24 @@ def cached_states(
     return CachedStates(states)
 
 
+def stored_states(folder: Path, digest: str) -> dict[str, torch.Tensor]:
+    """What `cached_states` has kept in the folder of a run on the collection of that digest:
+    "<key of a trajectory>.candidates" [g, K, D] and ".steps" [s, D].
+
+    Raises:
+        FileNotFoundError: if there is nothing.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(Path(folder).glob(f"states-{digest}-*.safetensors")):
+        tensors.update(load_file(path))
+    if not tensors:
+        raise FileNotFoundError(
+            f"stored_states: folder must hold a `rows` run on collection {digest}, got none in "
+            f"{folder}"
+        )
+    return tensors
+
+
 @torch.no_grad()
 def head_input_scale(model: PackedModel, trajectory: Trajectory) -> float:
     """Mean norm of the states that a score head reads; sets the size of its initial rows."""

@@ -29,12 +29,16 @@ class Group:
 
     def __post_init__(self) -> None:
         count = len(self.candidates)
-        _require(count >= 1, "candidates", "hold at least one id", count)
-        _require(len(set(self.candidates)) == count, "candidates", "differ", self.candidates)
+        _require("Group", count >= 1, "candidates", "hold at least one id", count)
+        _require(
+            "Group", len(set(self.candidates)) == count, "candidates", "differ", self.candidates
+        )
         for name in ("student_logprobs", "teacher_probs"):
             length = len(getattr(self, name))
-            _require(length == count, name, f"have one entry per candidate ({count})", length)
-        _require(self.step >= 0, "step", "be at least 0", self.step)
+            _require(
+                "Group", length == count, name, f"have one entry per candidate ({count})", length
+            )
+        _require("Group", self.step >= 0, "step", "be at least 0", self.step)
 
     @property
     def best(self) -> int:
@@ -62,9 +66,10 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         steps = [group.step for group in self.groups]
-        _require(len(self.prompt) >= 1, "prompt", "hold at least one token", 0)
-        _require(steps == sorted(set(steps)), "groups", "be ascending by step", steps)
+        _require("Trajectory", len(self.prompt) >= 1, "prompt", "hold at least one token", 0)
+        _require("Trajectory", steps == sorted(set(steps)), "groups", "be ascending by step", steps)
         _require(
+            "Trajectory",
             not steps or steps[-1] <= len(self.response),
             "groups",
             f"lie within the response of {len(self.response)} tokens",
@@ -72,7 +77,13 @@ class Trajectory:
         )
         for name in ("kl", "entropy"):
             length = len(getattr(self, name))
-            _require(length in (0, len(self.response)), name, "have one entry per token", length)
+            _require(
+                "Trajectory",
+                length in (0, len(self.response)),
+                name,
+                "have one entry per token",
+                length,
+            )
 
     @property
     def prefix_length(self) -> int:
@@ -122,6 +133,6 @@ def packed_length(trajectory: Trajectory) -> int:
     return trajectory.prefix_length + sum(len(g.candidates) for g in trajectory.groups)
 
 
-def _require(condition: bool, name: str, rule: str, value: Any) -> None:
+def _require(where: str, condition: bool, name: str, rule: str, value: Any) -> None:
     if not condition:
-        raise ValueError(f"Trajectory: {name} must {rule}, got {value}")
+        raise ValueError(f"{where}: {name} must {rule}, got {value}")

@@ -1,8 +1,7 @@
 """Losses of selector training (paper, section 3.4; design, 2.4), over groups of candidates.
 
-In all of them `totals` are the candidates' scores [G, K] (score + prior term), `mask` bool [G, K]
-says which slots hold a candidate, `teacher` are the teacher's absolute probabilities [G, K], and
-the result is one loss per group, [G].
+`totals` are the candidates' scores [G, K] (score + prior term), `mask` bool [G, K] says which slots
+hold a candidate, `teacher` are the teacher's absolute probabilities [G, K].
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ PRIORS = ("trained", "fitted", "none")
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Options of `distill`; the defaults are the paper's where it names one.
+    """Options of `distill`; the defaults are the paper's where it names one, except `prior`.
 
     Raises:
         ValueError: if an option lies outside its range.

@@ -191,6 +191,10 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         missing = [name for name in FIELDS if not isinstance(line, dict) or name not in line]
         if missing:
             raise ValueError(f"{where} must have {', '.join(FIELDS)}, got no {missing[0]}")
-        if len(line["cand_ids"]) != len(line["teacher_prob_abs"]) or not line["context_ids"]:
-            raise ValueError(f"{where} must have a probability per candidate and a context")
+        sizes = [len(line[name]) for name in ("cand_ids", "teacher_prob_abs", "context_ids")]
+        if sizes[0] != sizes[1] or not sizes[2]:
+            raise ValueError(
+                f"{where} must have a probability per candidate and a context, got {sizes[0]} "
+                f"candidates, {sizes[1]} probabilities and {sizes[2]} tokens"
+            )
         yield line

@@ -32,6 +32,10 @@ def roll_out(
 ) -> list[tuple[list[int], list[int]]]:
     """(prompt ids, response ids) of each text; a response ends with its end-of-sequence token, if
     it got that far.
+
+    Args:
+        temperature: Of sampling over the whole vocabulary; 0 decodes greedily.
+        max_new_tokens: Length of a response at most. seeds: One per text, its key of the sampling.
     """
     inputs = pad_prompts(tokenizer, texts, model)
     sampling: dict[str, Any] = {"do_sample": False}

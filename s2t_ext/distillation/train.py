@@ -75,12 +75,13 @@ def distill(
     gradients summed.
 
     Args:
-        model: The student the collection was made with, without adapter. Method "lora" wraps it.
+        model: The student the collection was made with, without adapter; changed in place. Method
+            "lora" wraps it.
         collection: A `Collection` or its folder.
         output: Folder of the run.
         config: Options; None takes the defaults.
         decoding: Options the selector will decode with by default.
-        trigger_rate: Share of steps at which the calibrated triggers fire.
+        trigger_rate: Share of steps at which the calibrated triggers fire, in (0, 1).
         start: A selector without adapter (or its folder) whose score rows and trigger head training
             begins with, such as one of method "rows", which takes minutes; None begins with random
             rows. A head that already fits bends an adapter less (linear probing, then fine-tuning:
@@ -89,8 +90,12 @@ def distill(
 
     Raises:
         ValueError: for a collection without training groups or of another model, a `start` of
-            another form, or an output folder with a run of other options or data.
+            another form, a rate out of range, or an output folder with a run of other options or
+            data.
+        FileNotFoundError: if there is no collection, or no selector to start from.
     """
+    if not 0 < trigger_rate < 1:
+        raise ValueError(f"distill: trigger_rate must be in (0, 1), got {trigger_rate}")
     config = config or DistillConfig()
     if not isinstance(collection, Collection):
         collection = Collection(collection)
@@ -145,20 +150,22 @@ class _Run:
         self.maker = ObjectiveMaker(
             self.model, self.head, config.loss, self.trigger_threshold, base, self.reserved_ids
         )
-        self.states = None
-        if config.method == "rows":
-            everything = [*self.training, *self.held_out]
-            self.states = cached_states(packed, everything, folder, collection.digest())
-        self.parameters = parameter_groups(self.model, self.head, config)
-        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay)
+        digest = collection.digest()
         identity = {
             "config": config.to_dict(),
-            "collection": collection.digest(),
+            "collection": digest,
             "processes": self.processes.num_processes,
         }
         if start is not None:
             identity["start"] = head_digest(start)
         self.state = TrainingState(folder, identity, self._is_main)
+        self.state.check()  # before the long work of the next line
+        self.states = None
+        if config.method == "rows":
+            everything = [*self.training, *self.held_out]
+            self.states = cached_states(packed, everything, folder, digest)
+        self.parameters = parameter_groups(self.model, self.head, config)
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay)
         self._measured: HeldOut | None = None
 
     @denormals_flushed()

@@ -51,26 +51,37 @@ class TrainingState:
         torch.save(content, buffer)
         write_atomically(self.folder / CHECKPOINT_NAME, buffer.getvalue())
 
-    def restore(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
-        """Loads the checkpoint, if there is one; returns the optimiser steps already done.
+    def check(self) -> None:
+        """Refuses a folder with a run of another identity.
 
         Raises:
-            ValueError: if it belongs to a run with other options or data.
+            ValueError: naming what differs.
         """
         path = self.folder / CHECKPOINT_NAME
         if not path.exists():
-            if self.is_main:
-                self._metrics.unlink(missing_ok=True)
-            return 0
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if content["identity"] != self.identity:
-            theirs = content["identity"]
+            return
+        theirs = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+        if theirs != self.identity:
             names = {**self.identity, **theirs}
             differ = [k for k in names if theirs.get(k) != self.identity.get(k)]
             raise ValueError(
                 "distill: output must be a new folder or a run of the same options and data, got "
                 f"one that differs in {', '.join(differ)}: {self.folder}"
             )
+
+    def restore(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
+        """Loads the checkpoint, if there is one; returns the optimiser steps already done.
+
+        Raises:
+            ValueError: if it belongs to a run with other options or data.
+        """
+        self.check()
+        path = self.folder / CHECKPOINT_NAME
+        if not path.exists():
+            if self.is_main:
+                self._metrics.unlink(missing_ok=True)
+            return 0
+        content = torch.load(path, map_location="cpu", weights_only=True)
         for name, module in modules.items():
             own = dict(module.named_parameters())
             with torch.no_grad():
@@ -80,9 +91,8 @@ class TrainingState:
         torch.set_rng_state(content["random"])
         if content.get("random_cuda"):
             torch.cuda.set_rng_state_all(content["random_cuda"])
-        if (
-            self.is_main and self._metrics.exists()
-        ):  # lines written after the checkpoint will be written again
+        if self.is_main and self._metrics.exists():
+            # Lines written after the checkpoint will be written again.
             with self._metrics.open("r+b") as file:
                 file.truncate(content["metrics_size"])
         return int(content["steps_done"])
