@@ -283,6 +283,9 @@ def test_two_selectors_in_one_folder(tmp_path):
     with pytest.raises(ValueError, match="no results of another 's2t-local@one'"):
         run(tmp_path, [choosing("s2t-local@one", selector=two, **always)], selector=two)
     assert make_policy("s2t-local-pps@one", selector=one).config.proposer == "base"
+    guided = [make_policy(f"{n}@entropy", teacher_trigger="entropy") for n in ("s2t", "takeover")]
+    assert [p.config.select for p in guided] == ["teacher", "takeover"]
+    assert all(p.needs_teacher and p.config.trigger == "entropy" for p in guided)
 
 
 def test_a_summary_by_hand():

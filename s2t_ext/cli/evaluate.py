@@ -17,9 +17,9 @@ def evaluate(
     policy: Annotated[
         list[str],
         typer.Option(
-            help="greedy, maj@K, teacher, takeover, s2t, s2t-local or s2t-local-pps (with @LABEL "
-            "behind it for results of another selector in the same folder); give the option again "
-            "for more."
+            help="greedy, maj@K, teacher, takeover, s2t, s2t-local or s2t-local-pps (the last four "
+            "with @LABEL for results of another selector or trigger in the same folder); give the "
+            "option again for more."
         ),
     ],
     selector: Annotated[str | None, typer.Option(help="Selector folder or repository.")] = None,

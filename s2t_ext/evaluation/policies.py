@@ -18,8 +18,8 @@ from ..generation import generate
 from ..selector import Selector
 from ..teacher import Teacher
 
-#: "maj@K" takes any K, and the two of a selector any label behind an @, so that several selectors'
-#: results can stand in one folder; the others are exact names.
+#: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
+#: selectors or triggers can stand in one folder; the others are exact names.
 POLICIES = ("greedy", "maj@8", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
 
 _PLAIN = S2TConfig(trigger="never", proposer="base")
@@ -64,7 +64,7 @@ def make_policy(
     """A policy of the paper by its name.
 
     Args:
-        name: One of `POLICIES`, "maj@K", or a selector's with a label: "s2t-local@rows".
+        name: One of `POLICIES`, "maj@K", or one that chooses with a label: "s2t-local@rows".
         selector: Of S2T-LOCAL; its own decoding options are the defaults there.
         k: Candidates per choice; None takes the selector's for S2T-LOCAL, else 8.
         teacher_trigger, teacher_threshold: Of s2t and takeover; 0.88 nats is 5 % of the steps of
@@ -83,8 +83,9 @@ def make_policy(
         return Policy(name, _PLAIN)
     if name == "teacher":
         return Policy(name, _PLAIN, by_teacher=True, needs_teacher=True)
-    if name in ("s2t", "takeover"):
-        select = "teacher" if name == "s2t" else "takeover"
+    guided = re.fullmatch(r"(s2t|takeover)(@[\w.-]+)?", name)
+    if guided:
+        select = "teacher" if guided[1] == "s2t" else "takeover"
         config = S2TConfig(
             k=k or 8, trigger=teacher_trigger, threshold=teacher_threshold, select=select,
             proposer="base",
@@ -93,8 +94,8 @@ def make_policy(
     local = re.fullmatch(r"s2t-local(-pps)?(@[\w.-]+)?", name)
     if not local:
         raise ValueError(
-            f"evaluate: policies must be among {', '.join(POLICIES)} (or maj@K, s2t-local@LABEL, "
-            f"s2t-local-pps@LABEL), got {name!r}"
+            f"evaluate: policies must be among {', '.join(POLICIES)} (or maj@K, or s2t@LABEL and "
+            f"so on for those that choose), got {name!r}"
         )
     if selector is None:
         raise ValueError(f"evaluate: selector must be given for {name}, got None")
