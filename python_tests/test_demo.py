@@ -137,6 +137,19 @@ def test_the_shipped_demo_shows_its_effect():
     assert right["s2t-local"] > right["greedy"]
 
 
+def test_it_asks_the_network_for_nothing(monkeypatch):
+    """Not even where the hub may be asked; this environment has HF_HUB_OFFLINE set."""
+
+    def request(*_, **__):
+        raise AssertionError("asked the hub")
+
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", request)
+    monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", request)
+    loaded = Demo.load(compare.ASSETS)
+    for method in METHODS:
+        run_method(method, loaded, held_out_problems(2))
+
+
 def test_greedy_is_the_models_own_generate():
     demo = Demo.load()
     some = held_out_problems(8)
