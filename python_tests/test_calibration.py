@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
+from architectures import BOS, EOS
 from models import (
-    BOS,
-    EOS,
     make_selector,
     make_tokenizer,
     one_thread,  # noqa: F401

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 import torch
+from architectures import EOS, PROMPT
 from models import (
-    EOS,
-    PROMPT,
     add_adapter,
     build_model,
     make_selector,

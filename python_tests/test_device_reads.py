@@ -6,8 +6,8 @@ on a growing cache.
 
 import pytest
 import torch
+from architectures import PAD
 from models import (
-    PAD,
     make_selector,
     one_thread,  # noqa: F401
     prompts,

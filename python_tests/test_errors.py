@@ -7,8 +7,8 @@ test_checkpoint.py, of options in test_config.py.
 import pytest
 import torch
 import transformers
+from architectures import PROMPT
 from models import (
-    PROMPT,
     WAYS_IN,
     add_adapter,
     build_model,

@@ -7,7 +7,6 @@ import json
 import pytest
 import torch
 from models import (  # noqa: F401
-    VOCAB,
     add_adapter,
     build_model,
     make_selector,

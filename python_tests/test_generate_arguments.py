@@ -4,12 +4,8 @@ the tokens are its own, with a choice in every step the argument still holds.
 
 import pytest
 import torch
+from architectures import BOS, EOS, PAD, PROMPT, VOCAB
 from models import (
-    BOS,
-    EOS,
-    PAD,
-    PROMPT,
-    VOCAB,
     WAYS_IN,
     make_selector,
     make_tokenizer,

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
+from architectures import PAD, PROMPT
 from models import (
-    PAD,
-    PROMPT,
     WAYS_IN,
     Prompts,
     make_selector,

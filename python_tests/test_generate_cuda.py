@@ -8,8 +8,8 @@ import warnings
 
 import pytest
 import torch
+from architectures import PAD
 from models import (
-    PAD,
     Prompts,
     assert_equals_reference,
     make_selector,

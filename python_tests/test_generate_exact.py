@@ -6,15 +6,11 @@ import math
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, EOS, PAD, PROMPT, longrope_config
 from models import (
-    ARCHITECTURES,
-    EOS,
-    PAD,
-    PROMPT,
     Prompts,
     assert_equals_reference,
     build_model,
-    longrope_config,
     make_selector,
     one_thread,  # noqa: F401
     prompts,

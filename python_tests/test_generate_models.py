@@ -6,11 +6,8 @@ import pickle
 import pytest
 import torch
 import transformers
+from architectures import BOS, EOS, PROMPT, VOCAB
 from models import (
-    BOS,
-    EOS,
-    PROMPT,
-    VOCAB,
     WAYS_IN,
     Collects,
     add_adapter,

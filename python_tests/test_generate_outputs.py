@@ -6,9 +6,8 @@ import threading
 import pytest
 import torch
 import transformers
+from architectures import PAD, PROMPT
 from models import (
-    PAD,
-    PROMPT,
     WAYS_IN,
     Collects,
     make_selector,

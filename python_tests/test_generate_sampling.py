@@ -8,10 +8,8 @@ import functools
 
 import pytest
 import torch
+from architectures import BOS, EOS, PAD
 from models import (
-    BOS,
-    EOS,
-    PAD,
     build_model,
     make_selector,
     one_thread,  # noqa: F401

@@ -4,9 +4,8 @@ import logging
 
 import pytest
 import torch
+from architectures import PAD, PROMPT
 from models import (
-    PAD,
-    PROMPT,
     build_model,
     make_selector,
     one_thread,  # noqa: F401

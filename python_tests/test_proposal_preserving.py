@@ -2,15 +2,12 @@
 
 import pytest
 import torch
+from architectures import EOS, PAD, PROMPT, longrope_config
 from models import (
-    EOS,
-    PAD,
-    PROMPT,
     Prompts,
     add_adapter,
     assert_equals_reference,
     build_model,
-    longrope_config,
     make_selector,
     one_thread,  # noqa: F401
     prompts,

@@ -5,9 +5,8 @@ import math
 
 import pytest
 import torch
+from architectures import PAD, PROMPT
 from models import (
-    PAD,
-    PROMPT,
     make_selector,
     one_thread,  # noqa: F401
     prompts,

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from architectures import ARCHITECTURES
 from models import (
-    ARCHITECTURES,
     Prompts,
     assert_equals_reference,
     build_model,

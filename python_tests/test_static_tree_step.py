@@ -2,9 +2,8 @@
 
 import pytest
 import torch
+from architectures import PAD, PROMPT
 from models import (
-    PAD,
-    PROMPT,
     assert_equals_reference,
     build_model,
     make_selector,

@@ -6,11 +6,8 @@ import math
 
 import pytest
 import torch
+from architectures import EOS, PAD, PROMPT, VOCAB
 from models import (
-    EOS,
-    PAD,
-    PROMPT,
-    VOCAB,
     build_model,
     make_selector,
     one_thread,  # noqa: F401
@@ -28,7 +25,7 @@ NEW = 14
 
 def teacher_model(name: str = "qwen2", vocabulary: int = VOCAB, seed: int = 7):
     """A tiny teacher, of another seed than every student, with its own number of rows."""
-    from models import ARCHITECTURES
+    from architectures import ARCHITECTURES
 
     config = ARCHITECTURES[name].build()
     config.vocab_size = vocabulary

@@ -7,8 +7,9 @@ import sqlite3
 
 import pytest
 import torch
+from architectures import PROMPT, VOCAB
 from completions_server import CompletionsServer
-from models import PROMPT, VOCAB, one_thread, prompts, tiny_model  # noqa: F401
+from models import one_thread, prompts, tiny_model  # noqa: F401
 from test_teacher import median_kl, teacher_model
 
 import s2t_ext

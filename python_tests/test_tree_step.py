@@ -4,9 +4,8 @@ import threading
 
 import pytest
 import torch
+from architectures import ARCHITECTURES, PROMPT
 from models import (
-    ARCHITECTURES,
-    PROMPT,
     make_selector,
     one_thread,  # noqa: F401
     prompts,

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from architectures import PROMPT
 from models import (
-    PROMPT,
     make_selector,
     one_thread,  # noqa: F401
     prompts,

@@ -1,6 +1,7 @@
 """A tokenizer whose words are its ids, for tests that go from text to text."""
 
-from models import VOCAB, build_model
+from architectures import VOCAB
+from models import build_model
 from transformers import PreTrainedTokenizerFast
 
 
