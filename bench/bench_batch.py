@@ -19,7 +19,7 @@ from bench_generate import MODEL, selector_for
 from harness import write_results
 
 import s2t_ext
-from s2t_ext.decoding import self_test
+from s2t_ext.decoding.steps import self_test
 
 BATCH = int(os.environ.get("S2T_BENCH_BATCH", "16"))
 TOKENS = 64

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from harness import write_results
 
-from s2t_ext import _library, ops
+from s2t_ext import ops
+from s2t_ext.native import library as _library
 from s2t_ext.testing import assert_same_bits
 
 VOCAB, K, HIDDEN, BINS = 151_936, 16, 1536, 16

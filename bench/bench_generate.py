@@ -21,7 +21,7 @@ import torch
 from harness import write_results
 
 import s2t_ext
-from s2t_ext.reference import philox
+from s2t_ext.ops.reference import philox
 
 TOKENS = 100
 ROUNDS = int(os.environ.get("S2T_BENCH_ROUNDS", "5"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from s2t_ext import ops
-from s2t_ext.reference.philox import PURPOSE_SELECT_TOKEN, uniform24
+from s2t_ext.ops.reference.philox import PURPOSE_SELECT_TOKEN, uniform24
 from s2t_ext.testing import ScoreCase, assert_same_bits
 
 PAD = 999

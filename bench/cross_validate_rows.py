@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from s2t_ext.distillation.collection import Collection
+from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.features import stored_states
 from s2t_ext.distillation.losses import LossConfig, group_loss
 from s2t_ext.distillation.packing import pack

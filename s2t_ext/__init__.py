@@ -6,48 +6,51 @@ Public names are loaded when first used, so `import s2t_ext` does not import tra
 import importlib
 from typing import TYPE_CHECKING, Any
 
-# Loads the native operators (torch.ops.s2t_ext.*), or warns that they are missing.
-from s2t_ext import _library as _library
 from s2t_ext._version import __version__
-from s2t_ext.info import info
+
+# Loads the native operators (torch.ops.s2t_ext.*), or warns that they are missing.
+from s2t_ext.native import library as _library  # noqa: F401
+from s2t_ext.native.info import info
 
 if TYPE_CHECKING:
     from s2t_ext import ops, reference
-    from s2t_ext.calibration import calibrate
+    from s2t_ext.analysis.calibration import calibrate
+    from s2t_ext.analysis.sufficiency import measure_sufficiency
     from s2t_ext.config import S2TConfig
     from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
-    from s2t_ext.distillation.collect import collect
-    from s2t_ext.distillation.collection import Collection, Prompt
+    from s2t_ext.distillation.data.collect import collect
+    from s2t_ext.distillation.data.collection import Collection
     from s2t_ext.distillation.losses import LossConfig
     from s2t_ext.distillation.options import DistillConfig
     from s2t_ext.distillation.train import distill
     from s2t_ext.evaluation.evaluate import evaluate
     from s2t_ext.generation import decoding_method, generate, patch, unpatch
-    from s2t_ext.selector import Calibration, Selector, TriggerHead
-    from s2t_ext.sufficiency import measure_sufficiency
-    from s2t_ext.teacher import Teacher
+    from s2t_ext.runs.prompts import Prompt
+    from s2t_ext.selectors.parts import Calibration, TriggerHead
+    from s2t_ext.selectors.selector import Selector
+    from s2t_ext.teachers.base import Teacher
 
-_LAZY_MODULES = ("ops", "reference")
+_LAZY_MODULES = {"cpu_isa": "native.cpu_isa", "ops": "ops", "reference": "reference"}
 _LAZY_NAMES = {
-    "Calibration": "selector",
-    "Collection": "distillation.collection",
+    "Calibration": "selectors.parts",
+    "Collection": "distillation.data.collection",
     "DecodingRecord": "decoding.record",
     "DistillConfig": "distillation.options",
     "LossConfig": "distillation.losses",
-    "Prompt": "distillation.collection",
+    "Prompt": "runs.prompts",
     "S2TConfig": "config",
     "S2TGenerateOutput": "decoding.record",
-    "Selector": "selector",
+    "Selector": "selectors.selector",
     "StepEvent": "decoding.record",
-    "Teacher": "teacher",
-    "TriggerHead": "selector",
-    "calibrate": "calibration",
-    "collect": "distillation.collect",
+    "Teacher": "teachers",
+    "TriggerHead": "selectors.parts",
+    "calibrate": "analysis.calibration",
+    "collect": "distillation.data.collect",
     "distill": "distillation.train",
     "decoding_method": "generation",
     "evaluate": "evaluation.evaluate",
     "generate": "generation",
-    "measure_sufficiency": "sufficiency",
+    "measure_sufficiency": "analysis.sufficiency",
     "patch": "generation",
     "unpatch": "generation",
 }
@@ -83,7 +86,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
-        return importlib.import_module(f"s2t_ext.{name}")
+        return importlib.import_module(f"s2t_ext.{_LAZY_MODULES[name]}")
     if name in _LAZY_NAMES:
         value = getattr(importlib.import_module(f"s2t_ext.{_LAZY_NAMES[name]}"), name)
         globals()[name] = value

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.runs.files import locate_file, read_json
+
 CONFIG_NAME = "s2t_config.json"
 
 TRIGGERS = ("entropy", "margin", "head", "kl", "random", "always", "never")
@@ -142,24 +144,9 @@ class S2TConfig:
         """Reads the options from a folder or a hub repository; `overrides` replace single
         options.
         """
-        from .checkpoint import locate_file
-
         path = locate_file(path_or_repo, CONFIG_NAME)
         options = read_json(path, "S2TConfig").get("decoding", {})
         return cls.from_dict({**options, **overrides})
-
-
-def read_json(path: Path, reader: str) -> dict[str, Any]:
-    """The object in a JSON file; ValueError, in the name of `reader`, if it holds anything else."""
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:  # not JSON, or no text at all
-        raise ValueError(f"{reader}: {path.name} must be valid JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"{reader}: {path.name} must hold a JSON object, got {type(content).__name__}"
-        )
-    return content
 
 
 def _require(condition: bool, name: str, rule: str, value: Any) -> None:

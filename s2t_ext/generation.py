@@ -22,13 +22,13 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from .config import S2TConfig
-from .decoding.adapters import unwrap_peft
-from .decoding.decode_loop import decode
-from .decoding.options import DecodingOptions
-from .decoding.record import S2TGenerateOutput, StepEvent
-from .decoding.requirements import check_prompt
-from .selector import Selector
+from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.decode_loop import decode
+from s2t_ext.decoding.options import DecodingOptions
+from s2t_ext.decoding.record import S2TGenerateOutput, StepEvent
+from s2t_ext.decoding.requirements import check_prompt
+from s2t_ext.hf.adapters import unwrap_peft
+from s2t_ext.selectors.selector import Selector
 
 _PATCHED = "_s2t_options"
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2t_ext import cpu_isa
+from s2t_ext.native import cpu_isa
 
 # Error allowed against the reference in float64, relative to max(1, |expected|), by input dtype.
 # The operators widen their input and accumulate in float32, so the rounding of a half-precision

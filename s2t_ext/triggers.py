@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
-from .config import THRESHOLD_TRIGGERS, S2TConfig
-from .reference import philox
+from s2t_ext.config import THRESHOLD_TRIGGERS, S2TConfig
+from s2t_ext.ops.reference import philox
+from s2t_ext.selectors.parts import Calibration
 
 if TYPE_CHECKING:
-    from .ops import ProposedCandidates
-    from .selector import Selector
+    from s2t_ext.ops import ProposedCandidates
+    from s2t_ext.selectors.selector import Selector
 
 #: Triggers that fire when the statistic is *below* the threshold.
 FIRES_BELOW = ("margin", "random")
@@ -126,3 +130,27 @@ def resolve_trigger(config: S2TConfig, selector: Selector | None) -> Trigger:
     return Trigger(
         name, float("nan") if threshold is None else float(threshold), config.warmup_steps
     )
+
+
+def threshold_at_rate(
+    statistics: Sequence[float], rate: float, trigger: str, prompts: Sequence[str] = ()
+) -> Calibration:
+    """The quantile of `statistics` at which `trigger` fires for a share `rate` of them.
+
+    Raises:
+        ValueError: if there are no steps to take a quantile of.
+    """
+    if not statistics:
+        raise ValueError("calibrate: rollouts must be longer than the warmup, got no steps")
+    values = torch.tensor(statistics, dtype=torch.float64)
+    values = values[values.isfinite()]  # a row without valid logits has none
+    if not len(values):
+        raise ValueError(
+            f"calibrate: trigger must have a finite statistic, got {trigger!r} with none"
+        )
+    below = trigger in FIRES_BELOW
+    # numpy's: torch's own ends at 2^24 values.
+    threshold = float(np.quantile(values.numpy(), rate if below else 1.0 - rate))
+    fired = (values < threshold) if below else (values > threshold)
+    digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else ""
+    return Calibration(threshold, float(fired.double().mean()), len(values), digest)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, one_line_errors, read_prompts
+from s2t_ext.cli.common import load_model, one_line_errors, read_prompts
 
 
 def calibrate(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .common import load_model, one_line_errors, read_prompts
-from .teachers import TEACHER_HELP, load_teacher
+from s2t_ext.cli.common import load_model, one_line_errors, read_prompts
+from s2t_ext.cli.teachers import TEACHER_HELP, load_teacher
 
 if TYPE_CHECKING:
-    from ..distillation.collection import Prompt
+    from s2t_ext.runs.prompts import Prompt
 
 
 def collect(
@@ -64,7 +64,7 @@ def collect(
 ) -> None:
     """Roll a student out and have a teacher label the steps where they differ."""
     with one_line_errors():
-        from ..distillation.collect import collect as run
+        from s2t_ext.distillation.data.collect import collect as run
 
         if (prompts is None) == (task is None):
             raise ValueError("one of --prompts and --task must be given, got both or none")
@@ -98,8 +98,8 @@ def collect(
 
 def task_prompts(task: str, count: int, seed: int) -> list[Prompt]:
     """Prompts of a task's train split, with their groups (templates)."""
-    from ..distillation.collection import Prompt
-    from ..evaluation.tasks import load_task
+    from s2t_ext.evaluation.tasks import load_task
+    from s2t_ext.runs.prompts import Prompt
 
     found = load_task(task, count, seed=seed, split="train")
     return [Prompt(problem.prompt, problem.group) for problem in found]
@@ -107,7 +107,7 @@ def task_prompts(task: str, count: int, seed: int) -> list[Prompt]:
 
 def grouped_prompts(path: Path) -> list[Prompt]:
     """Prompts of a file, with their groups where JSON lines name one."""
-    from ..distillation.collection import Prompt
+    from s2t_ext.runs.prompts import Prompt
 
     texts = read_prompts(path)
     if path.suffix != ".jsonl":

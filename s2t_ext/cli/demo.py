@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .common import errors, one_line_errors
+from s2t_ext.cli.common import errors, one_line_errors
 
 if TYPE_CHECKING:
-    from ..demo.compare import Demo, Outcome
-    from ..demo.problems import Problem
+    from s2t_ext.demo.compare import Demo, Outcome
+    from s2t_ext.demo.problems import Problem
 
 
 def demo(
@@ -34,7 +34,7 @@ def demo(
     with one_line_errors():
         import torch
 
-        from ..demo.compare import ASSETS, METHODS, Demo, held_out_problems, run_method
+        from s2t_ext.demo.compare import ASSETS, METHODS, Demo, held_out_problems, run_method
 
         # Models this small gain nothing from a second thread, and where another program has the
         # core, each of their many short operations would wait for it.

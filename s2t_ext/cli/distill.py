@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, one_line_errors
+from s2t_ext.cli.common import load_model, one_line_errors
 
 
 def distill(
@@ -53,10 +53,10 @@ def distill(
     with one_line_errors():
         from accelerate import PartialState
 
-        from ..distillation.card import write_card
-        from ..distillation.losses import LossConfig
-        from ..distillation.options import DistillConfig
-        from ..distillation.train import distill as run
+        from s2t_ext.distillation.card import write_card
+        from s2t_ext.distillation.losses import LossConfig
+        from s2t_ext.distillation.options import DistillConfig
+        from s2t_ext.distillation.train import distill as run
 
         config = DistillConfig(
             method=method,
@@ -79,7 +79,7 @@ def distill(
         if method == "full":
             tokenizer.save_pretrained(output / "model")
         if plot:
-            from ..distillation.plot import plot_metrics
+            from s2t_ext.distillation.plot import plot_metrics
 
             plot_metrics(output)
         quality = {} if result.quality is None else result.quality.to_dict()

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import load_model, one_line_errors
-from .teachers import TEACHER_HELP, load_teacher
+from s2t_ext.cli.common import load_model, one_line_errors
+from s2t_ext.cli.teachers import TEACHER_HELP, load_teacher
 
 
 def evaluate(
@@ -59,10 +59,9 @@ def evaluate(
     """
     with one_line_errors():
         import s2t_ext
-
-        from ..evaluation.grading import Grader
-        from ..evaluation.policies import make_policy
-        from ..evaluation.tasks import load_task
+        from s2t_ext.evaluation.grading import Grader
+        from s2t_ext.evaluation.policies import make_policy
+        from s2t_ext.evaluation.tasks import load_task
 
         every = [
             problem

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, one_line_errors
+from s2t_ext.cli.common import load_model, one_line_errors
 
 
 def export(
@@ -33,7 +33,7 @@ def export(
 ) -> None:
     """Write a model folder that serves anywhere, with the selector's files beside the weights."""
     with one_line_errors():
-        from ..distillation.export import export_selector, upload
+        from s2t_ext.distillation.export import export_selector, upload
 
         base, tokenizer = load_model(model, dtype)
         folder = export_selector(selector, base, tokenizer, output, merge=merge)

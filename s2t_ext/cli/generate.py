@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .common import errors, load_model, one_line_errors
+from s2t_ext.cli.common import errors, load_model, one_line_errors
 
 if TYPE_CHECKING:
-    from ..config import S2TConfig
-    from ..decoding.record import StepEvent
-    from ..selector import Selector
+    from s2t_ext.config import S2TConfig
+    from s2t_ext.decoding.record import StepEvent
+    from s2t_ext.selectors.selector import Selector
 
 TRIGGERED = "\033[43;30m"  # a choice was made and kept the model's favourite
 CHANGED = "\033[42;30m"  # a choice was made and changed the token
@@ -72,7 +72,7 @@ def generate(
 def _config(selector: Selector | None, **options: Any) -> S2TConfig:
     import dataclasses
 
-    from ..config import S2TConfig
+    from s2t_ext.config import S2TConfig
 
     base = (selector.decoding if selector is not None else None) or S2TConfig()
     if selector is None and options["trigger"] is None:
@@ -91,8 +91,8 @@ def _run(
     seed: int,
     **options: Any,
 ) -> Any:
-    from ..calibration import chat_prompt, pad_prompts
-    from ..generation import generate
+    from s2t_ext.generation import generate
+    from s2t_ext.hf.prompts import chat_prompt, pad_prompts
 
     inputs = pad_prompts(tokenizer, [chat_prompt(tokenizer, text) if chat else text], model)
     return generate(

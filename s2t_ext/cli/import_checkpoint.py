@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, one_line_errors
+from s2t_ext.cli.common import load_model, one_line_errors
 
 
 def import_checkpoint(
@@ -22,7 +22,8 @@ def import_checkpoint(
 ) -> None:
     """Convert a foreign checkpoint into a selector folder."""
     with one_line_errors():
-        from ..checkpoint import describe_base_model, load_selector
+        from s2t_ext.hf.identity import describe_base_model
+        from s2t_ext.selectors.selector import load_selector
 
         options = {}
         if reserved_ids is not None:

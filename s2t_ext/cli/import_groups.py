@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import load_model, one_line_errors
+from s2t_ext.cli.common import load_model, one_line_errors
 
 
 def import_groups(
@@ -22,7 +22,7 @@ def import_groups(
 ) -> None:
     """Make a collection of the released research code's groups, packed by trajectory."""
     with one_line_errors():
-        from ..distillation.research_groups import import_research_groups
+        from s2t_ext.distillation.data.research_groups import import_research_groups
 
         for file in files:
             if not file.is_file():

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from s2t_ext.info import Info
+    from s2t_ext.native.info import Info
 
 
 def info(

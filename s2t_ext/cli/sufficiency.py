@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import load_model, one_line_errors, read_prompts
-from .teachers import TEACHER_HELP, load_teacher
+from s2t_ext.cli.common import load_model, one_line_errors, read_prompts
+from s2t_ext.cli.teachers import TEACHER_HELP, load_teacher
 
 
 def sufficiency(
@@ -39,9 +39,8 @@ def sufficiency(
     """Measure how often a teacher's token is among a student's own K best, and where."""
     with one_line_errors():
         import s2t_ext
-
-        from ..evaluation.tasks import load_task
-        from ..sufficiency_report import plot_sufficiency
+        from s2t_ext.analysis.sufficiency_report import plot_sufficiency
+        from s2t_ext.evaluation.tasks import load_task
 
         if prompts is not None:
             texts = read_prompts(prompts)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .common import load_model
+from s2t_ext.cli.common import load_model
 
 if TYPE_CHECKING:
-    from ..teacher import Teacher
+    from s2t_ext.teachers.base import Teacher
 
 TEACHER_HELP = (
     "Model folder or hub repository, or the address of a completions server (http://...)."
@@ -24,7 +24,7 @@ def load_teacher(
         teacher: A path, a repository or an address. name, cache: Of a server.
         tokenizer: The student's; a server's is taken to be the same.
     """
-    from ..teacher import Teacher
+    from s2t_ext.teachers.base import Teacher
 
     if teacher.startswith(("http://", "https://")):
         if name is None:

@@ -15,20 +15,25 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from .. import ops
-from ..ops import ProposedCandidates
-from ..triggers import Trigger, resolve_trigger
-from .adapters import AdapterSwitch, has_adapter
-from .cache_argument import CACHE_ARGUMENT
-from .local_selection import LocalSelection
-from .options import DecodingOptions, row_seeds
-from .ordinary_token import OrdinaryToken
-from .record import DecodingRecord, S2TGenerateOutput, StepEvent
-from .requirements import check_choices, check_generation, check_options, check_prompt
-from .selection import Choice, NoSelection, Selection, StepState
-from .sequences import Sequences
-from .student import Student
-from .teacher_selection import TeacherSelection, TeacherView
+from s2t_ext import ops
+from s2t_ext.decoding.local_selection import LocalSelection
+from s2t_ext.decoding.options import DecodingOptions, row_seeds
+from s2t_ext.decoding.ordinary_token import OrdinaryToken
+from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
+from s2t_ext.decoding.requirements import (
+    check_choices,
+    check_generation,
+    check_options,
+    check_prompt,
+)
+from s2t_ext.decoding.selection import Choice, NoSelection, Selection, StepState
+from s2t_ext.decoding.sequences import Sequences
+from s2t_ext.decoding.student import Student
+from s2t_ext.decoding.teacher_selection import TeacherSelection, TeacherView
+from s2t_ext.hf.adapters import AdapterSwitch, has_adapter
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.ops import ProposedCandidates
+from s2t_ext.triggers import Trigger, resolve_trigger
 
 logger = logging.getLogger("s2t_ext")
 

@@ -15,9 +15,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from .adapters import AdapterSwitch
-from .candidate_step import CandidateContext, CandidateStep
-from .self_test import restarts_prefix
+from s2t_ext.decoding.steps.candidate_step import CandidateStep
+from s2t_ext.decoding.steps.self_test import restarts_prefix
+from s2t_ext.hf.adapters import AdapterSwitch
+from s2t_ext.hf.context import CandidateContext
 
 
 class LaggingScorer:

@@ -6,19 +6,25 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from .. import ops
-from ..selector import Selector
-from .adapters import AdapterSwitch
-from .cache_argument import CACHE_ARGUMENT
-from .candidate_cache import can_commit, candidate_cache
-from .candidate_step import CandidateContext, CandidateStep
-from .expand_step import ExpandStep
-from .lagging_scorer import LaggingScorer
-from .options import DecodingOptions
-from .record import DecodingRecord
-from .selection import Choice, StepState, check_whole_sequence
-from .self_test import attach, make_step, restarts_prefix
-from .static_tree_step import MASKED_ATTENTION, StaticTreeStep, fits, is_static
+from s2t_ext import ops
+from s2t_ext.decoding.lagging_scorer import LaggingScorer
+from s2t_ext.decoding.options import DecodingOptions
+from s2t_ext.decoding.record import DecodingRecord
+from s2t_ext.decoding.selection import Choice, StepState, check_whole_sequence
+from s2t_ext.decoding.steps.candidate_step import CandidateStep
+from s2t_ext.decoding.steps.expand_step import ExpandStep
+from s2t_ext.decoding.steps.self_test import attach, make_step, restarts_prefix
+from s2t_ext.decoding.steps.static_tree_step import (
+    MASKED_ATTENTION,
+    StaticTreeStep,
+    fits,
+    is_static,
+)
+from s2t_ext.hf.adapters import AdapterSwitch
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
+from s2t_ext.hf.context import CandidateContext
+from s2t_ext.selectors.selector import Selector
 
 
 class LocalSelection:

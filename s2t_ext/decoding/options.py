@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..config import S2TConfig
-from ..selector import Selector
-from .record import StepEvent
+from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.record import StepEvent
+from s2t_ext.selectors.selector import Selector
 
 
 @dataclass

@@ -8,7 +8,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList
 from transformers.generation import logits_process
 
-from .. import ops
+from s2t_ext import ops
 
 #: Warpers `sample_token` does itself, in the order transformers applies them.
 _FUSED = (

@@ -15,9 +15,9 @@ from transformers.generation.utils import (
     MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
 )
 
-from ..config import S2TConfig
-from ..selector import Selector
-from ..triggers import Trigger
+from s2t_ext.config import S2TConfig
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.triggers import Trigger
 
 #: Arguments of the model that a candidate forward honours, or that only the prompt needs.
 _CARRIED_BY_CANDIDATES = {

@@ -10,8 +10,8 @@ from typing import Protocol
 import torch
 from transformers.cache_utils import Cache
 
-from ..ops import ProposedCandidates
-from .candidate_step import CandidateContext
+from s2t_ext.hf.context import CandidateContext
+from s2t_ext.ops import ProposedCandidates
 
 
 @dataclass

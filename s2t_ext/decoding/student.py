@@ -12,11 +12,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, StaticLayer
 
-from .cache_argument import cache_name
-from .candidate_cache import can_commit, candidate_cache
-from .candidate_step import CandidateContext, cached_tokens
-from .logits_head import HeadTrace, traced_head
-from .record import DecodingRecord
+from s2t_ext.decoding.record import DecodingRecord
+from s2t_ext.hf.cache_argument import cache_name
+from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
+from s2t_ext.hf.context import CandidateContext, cached_tokens
+from s2t_ext.hf.logits_head import HeadTrace, traced_head
 
 
 class Student:

@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import torch
 
-from .. import ops
-from ..config import S2TConfig
-from ..ops import ProposedCandidates, SupportKL
-from ..teacher import TeacherSession
-from .candidate_step import CandidateContext
-from .record import DecodingRecord
-from .selection import Choice, StepState, check_whole_sequence
+from s2t_ext import ops
+from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.record import DecodingRecord
+from s2t_ext.decoding.selection import Choice, StepState, check_whole_sequence
+from s2t_ext.hf.context import CandidateContext
+from s2t_ext.ops import ProposedCandidates, SupportKL
+from s2t_ext.teachers.base import TeacherSession
 
 
 class TeacherView:

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ..calibration import calibrate
-from ..config import S2TConfig
-from ..distillation.collect import collect
-from ..distillation.losses import LossConfig
-from ..distillation.options import DistillConfig
-from ..distillation.train import distill
-from ..teacher import Teacher
-from .pretrain import Recipe, greedy_accuracy, make_tokenizer, pretrain
-from .problems import problems
+from s2t_ext.analysis.calibration import calibrate
+from s2t_ext.config import S2TConfig
+from s2t_ext.demo.pretrain import Recipe, greedy_accuracy, make_tokenizer, pretrain
+from s2t_ext.demo.problems import problems
+from s2t_ext.distillation.data.collect import collect
+from s2t_ext.distillation.losses import LossConfig
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.train import distill
+from s2t_ext.teachers.base import Teacher
 
 #: In the files that ship, instead of the folder it was built in.
 STUDENT_NAME = "s2t_ext-demo-student"

@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..calibration import calibrate, pad_prompts
-from ..config import S2TConfig
-from ..decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
-from ..generation import generate
-from ..selector import Selector
-from ..teacher import Teacher
-from .problems import Problem, answer_of, problems
+from s2t_ext.analysis.calibration import calibrate
+from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
+from s2t_ext.demo.problems import Problem, answer_of, problems
+from s2t_ext.generation import generate
+from s2t_ext.hf.prompts import pad_prompts
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher
 
 ASSETS = Path(__file__).parent / "assets"
 MAX_NEW_TOKENS = 56

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .problems import Problem, answer_of, problems, vocabulary
+from s2t_ext.demo.problems import Problem, answer_of, problems, vocabulary
 
 
 @dataclass(frozen=True)

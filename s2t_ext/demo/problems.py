@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from . import words
+from s2t_ext.demo import words
 
 MAX_NUMBER = 119
 MIN_CHANGE, MAX_CHANGE = 2, 12

@@ -7,8 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .collection import MANIFEST_NAME, write_atomically
-from .train import QUALITY_NAME
+from s2t_ext.distillation.data.collection import MANIFEST_NAME
+from s2t_ext.distillation.train import QUALITY_NAME
+from s2t_ext.runs.files import write_atomically
 
 _ROWS = (
     ("agreement", "agreement with the teacher"),

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from ..checkpoint import describe_base_model
-from ..selector import Selector
+from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.selectors.selector import Selector
 
 
 def export_selector(

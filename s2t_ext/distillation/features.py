@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save
 from tqdm.auto import tqdm
 
-from .collection import write_atomically
-from .groups import Trajectory
-from .packing import PackedModel, pack
+from s2t_ext.distillation.groups import Trajectory
+from s2t_ext.distillation.packing import PackedModel, pack
+from s2t_ext.runs.files import write_atomically
 
 #: Trajectories per file: what a killed run loses at most.
 SHARD = 32

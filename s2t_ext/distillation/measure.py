@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from .features import CachedStates
-from .groups import Trajectory, batches_by_length
-from .objective import ObjectiveMaker
-from .options import DistillConfig
-from .packing import pack
-from .quality import HeldOut
+from s2t_ext.distillation.features import CachedStates
+from s2t_ext.distillation.groups import Trajectory, batches_by_length
+from s2t_ext.distillation.objective import ObjectiveMaker
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.packing import pack
+from s2t_ext.distillation.quality import HeldOut
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ..decoding.adapters import AdapterSwitch
-from .groups import Trajectory
-from .losses import LossConfig, base_kl, group_loss, trigger_loss
-from .packing import PackedBatch, PackedModel, pack
-from .score_head import ScoreHead
+from s2t_ext.distillation.groups import Trajectory
+from s2t_ext.distillation.losses import LossConfig, base_kl, group_loss, trigger_loss
+from s2t_ext.distillation.packing import PackedBatch, PackedModel, pack
+from s2t_ext.distillation.score_head import ScoreHead
+from s2t_ext.hf.adapters import AdapterSwitch
 
 #: Rows of the vocabulary-wide logits held at a time.
 LOGIT_ROWS = 256

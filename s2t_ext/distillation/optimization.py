@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .options import DistillConfig
-from .score_head import ScoreHead
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.score_head import ScoreHead
 
 
 def trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.Module | None]:

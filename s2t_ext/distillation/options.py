@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .losses import LossConfig
+from s2t_ext.distillation.losses import LossConfig
 
 METHODS = ("lora", "rows", "full")
 PRIORS = ("trained", "fitted", "none")

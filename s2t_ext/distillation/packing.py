@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..decoding.adapters import unwrap_peft
-from ..decoding.candidate_attention import attention_configs, candidate_attention
-from ..decoding.logits_head import find_logits_head
-from .groups import Trajectory, packed_length
+from s2t_ext.distillation.groups import Trajectory, packed_length
+from s2t_ext.hf.adapters import unwrap_peft
+from s2t_ext.hf.candidate_attention import attention_configs, candidate_attention
+from s2t_ext.hf.logits_head import find_logits_head
 
 
 @dataclass

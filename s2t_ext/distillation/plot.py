@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .training_state import METRICS_NAME
+from s2t_ext.distillation.training_state import METRICS_NAME
 
 
 def plot_metrics(run: str | Path) -> Path:

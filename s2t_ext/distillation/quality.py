@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .losses import favourite
+from s2t_ext.distillation.losses import favourite
 
 
 @dataclass(frozen=True)

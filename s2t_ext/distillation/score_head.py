@@ -9,8 +9,9 @@ import operator
 import torch
 from torch import nn
 
-from ..decoding.logits_head import PostProcessing
-from ..selector import Selector, TriggerHead
+from s2t_ext.hf.logits_head import PostProcessing
+from s2t_ext.selectors.parts import TriggerHead
+from s2t_ext.selectors.selector import Selector
 
 
 class ScoreHead(nn.Module):

@@ -16,28 +16,29 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..calibration import threshold_at_rate
-from ..checkpoint import describe_base_model
-from ..config import S2TConfig
-from ..decoding.adapters import has_adapter
-from ..selector import Selector
-from .collection import Collection, write_atomically
-from .features import cached_states, head_input_scale
-from .groups import Trajectory, batches_by_length
-from .measure import measure
-from .objective import Counts, Objective, ObjectiveMaker
-from .optimization import (
+from s2t_ext.config import S2TConfig
+from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.features import cached_states, head_input_scale
+from s2t_ext.distillation.groups import Trajectory, batches_by_length
+from s2t_ext.distillation.measure import measure
+from s2t_ext.distillation.objective import Counts, Objective, ObjectiveMaker
+from s2t_ext.distillation.optimization import (
     denormals_flushed,
     parameter_groups,
     schedule,
     sum_over_processes,
     trainable,
 )
-from .options import DistillConfig
-from .packing import PackedModel, pack
-from .quality import HeldOut, Quality
-from .score_head import ScoreHead, head_digest
-from .training_state import TrainingState
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.packing import PackedModel, pack
+from s2t_ext.distillation.quality import HeldOut, Quality
+from s2t_ext.distillation.score_head import ScoreHead, head_digest
+from s2t_ext.distillation.training_state import TrainingState
+from s2t_ext.hf.adapters import has_adapter
+from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.runs.files import write_atomically
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.triggers import threshold_at_rate
 
 QUALITY_NAME = "quality.json"
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .collection import write_atomically
+from s2t_ext.runs.files import write_atomically
 
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"

@@ -12,15 +12,15 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..checkpoint import describe_base_model
-from ..decoding.adapters import unwrap_peft
-from ..selector import Selector
-from ..teacher import Teacher, check_same_tokenizer, describe_teacher
-from .grading import Grader
-from .policies import Answer, Policy, PolicyRunner, make_policy
-from .report import summarize, write_reports
-from .run_folder import RunFolder
-from .tasks import Problem
+from s2t_ext.evaluation.grading import Grader
+from s2t_ext.evaluation.policies import Answer, Policy, PolicyRunner, make_policy
+from s2t_ext.evaluation.report import summarize, write_reports
+from s2t_ext.evaluation.tasks import Problem
+from s2t_ext.hf.adapters import unwrap_peft
+from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
+from s2t_ext.runs.run_folder import RunFolder
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher, describe_teacher
 
 
 def evaluate(

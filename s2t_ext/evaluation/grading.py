@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .tasks import Problem, require_package
+from s2t_ext.evaluation.tasks import Problem, require_package
 
 _HERE = Path(__file__).parent
 

@@ -14,10 +14,10 @@ from typing import Any
 from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 
-from ..config import S2TConfig
-from ..generation import patch
-from ..selector import Selector
-from ..teacher import Teacher
+from s2t_ext.config import S2TConfig
+from s2t_ext.generation import patch
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher
 
 
 @register_model("s2t")

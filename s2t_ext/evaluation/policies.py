@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..calibration import chat_prompt, pad_prompts
-from ..config import S2TConfig
-from ..decoding.adapters import has_adapter, unwrap_peft
-from ..generation import generate
-from ..selector import Selector
-from ..teacher import Teacher
+from s2t_ext.config import S2TConfig
+from s2t_ext.generation import generate
+from s2t_ext.hf.adapters import has_adapter, unwrap_peft
+from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher
 
 #: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
 #: selectors or triggers can stand in one folder; the others are exact names.

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from .run_folder import RunFolder
-from .statistics import compare, wilson
+from s2t_ext.runs.run_folder import RunFolder
+from s2t_ext.runs.statistics import compare, wilson
 
 #: What is summed over problems, and given per problem.
 COSTS = (

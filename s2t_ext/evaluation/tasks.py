@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..distillation.collection import Prompt
+from s2t_ext.runs.prompts import Prompt
 
 SPLITS = ("train", "held_out", "all")
 

@@ -6,18 +6,16 @@ the same name. `csrc/README.md` holds the contract.
 
 from s2t_ext.ops.commit_candidates import commit_candidates
 from s2t_ext.ops.propose_candidates import propose_candidates
+from s2t_ext.ops.reference.propose_candidates import ProposedCandidates
+from s2t_ext.ops.reference.sample_token import SampledToken
+from s2t_ext.ops.reference.score_and_select import ScoredSelection
+from s2t_ext.ops.reference.select_token import SelectedToken
+from s2t_ext.ops.reference.support_kl import SupportKL
 from s2t_ext.ops.sample_token import sample_token
 from s2t_ext.ops.score_and_select import score_and_select
 from s2t_ext.ops.score_candidates import score_candidates
 from s2t_ext.ops.select_token import select_token
 from s2t_ext.ops.support_kl import support_kl
-from s2t_ext.reference import (
-    ProposedCandidates,
-    SampledToken,
-    ScoredSelection,
-    SelectedToken,
-    SupportKL,
-)
 
 __all__ = [
     "ProposedCandidates",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2t_ext import _library
+from s2t_ext.native import library as _library
 
 
 def bind(name: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Callable[..., Any]:

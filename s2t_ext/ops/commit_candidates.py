@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from s2t_ext import reference
+from s2t_ext.ops import reference
 from s2t_ext.ops._bind import bind
 
 

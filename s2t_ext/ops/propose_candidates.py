@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from s2t_ext import reference
+from s2t_ext.ops import reference
 from s2t_ext.ops._bind import bind
-from s2t_ext.reference import ProposedCandidates
+from s2t_ext.ops.reference.propose_candidates import ProposedCandidates
 
 
 def propose_candidates(

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from s2t_ext import reference
+from s2t_ext.ops import reference
 from s2t_ext.ops._bind import bind, default_bin_values, random_state
-from s2t_ext.reference import ScoredSelection
+from s2t_ext.ops.reference.score_and_select import ScoredSelection
 
 
 def score_and_select(

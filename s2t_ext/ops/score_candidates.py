@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from s2t_ext import reference
+from s2t_ext.ops import reference
 from s2t_ext.ops._bind import bind, default_bin_values
 
 

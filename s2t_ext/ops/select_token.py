@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from s2t_ext import reference
+from s2t_ext.ops import reference
 from s2t_ext.ops._bind import bind, random_state
-from s2t_ext.reference import SelectedToken
+from s2t_ext.ops.reference.select_token import SelectedToken
 
 
 def select_token(

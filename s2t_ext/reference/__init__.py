@@ -4,20 +4,20 @@ Same names, arguments and results as `s2t_ext.ops`, for any device, in float64 w
 They are the specification the kernels are tested against, and what runs where no kernel is.
 """
 
-from s2t_ext.reference._common import (
+from s2t_ext.ops.reference._common import (
     STATUS_FEWER_THAN_K,
     STATUS_INF_SEEN,
     STATUS_NAN_SEEN,
     STATUS_NO_VALID_TOKEN,
 )
-from s2t_ext.reference.commit_candidates import commit_candidates
+from s2t_ext.ops.reference.commit_candidates import commit_candidates
+from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
+from s2t_ext.ops.reference.sample_token import SampledToken, sample_token
+from s2t_ext.ops.reference.score_and_select import ScoredSelection, score_and_select
+from s2t_ext.ops.reference.score_candidates import score_candidates
+from s2t_ext.ops.reference.select_token import SelectedToken, select_token
+from s2t_ext.ops.reference.support_kl import SupportKL, support_kl
 from s2t_ext.reference.decoding import decode
-from s2t_ext.reference.propose_candidates import ProposedCandidates, propose_candidates
-from s2t_ext.reference.sample_token import SampledToken, sample_token
-from s2t_ext.reference.score_and_select import ScoredSelection, score_and_select
-from s2t_ext.reference.score_candidates import score_candidates
-from s2t_ext.reference.select_token import SelectedToken, select_token
-from s2t_ext.reference.support_kl import SupportKL, support_kl
 from s2t_ext.reference.teacher_decoding import decode_with_teacher
 
 __all__ = [

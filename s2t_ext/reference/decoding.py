@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .propose_candidates import ProposedCandidates, propose_candidates
-from .score_candidates import score_candidates
+from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
+from s2t_ext.ops.reference.score_candidates import score_candidates
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel
 
-    from ..config import S2TConfig
-    from ..selector import Selector
+    from s2t_ext.config import S2TConfig
+    from s2t_ext.selectors.selector import Selector
 
 
 @torch.no_grad()
@@ -85,7 +85,7 @@ def _decode_row(
     logits_processor: LogitsProcessorList | None,
     seed: int,
 ) -> list[int]:
-    from ..triggers import resolve_trigger
+    from s2t_ext.triggers import resolve_trigger
 
     trigger = resolve_trigger(config, selector)
     blocked = (
@@ -178,7 +178,7 @@ def _last_state(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 @contextlib.contextmanager
 def _adapter(model: PreTrainedModel, on: bool) -> Iterator[None]:
     """The model's PEFT adapter on or off, by PEFT's own means."""
-    from ..decoding.adapters import adapter_layers
+    from s2t_ext.hf.adapters import adapter_layers
 
     layers = adapter_layers(model)
     for layer in layers:

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .decoding import _best_candidate, _last_state
-from .propose_candidates import ProposedCandidates, propose_candidates
-from .support_kl import SupportKL, support_kl
+from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
+from s2t_ext.ops.reference.support_kl import SupportKL, support_kl
+from s2t_ext.reference.decoding import _best_candidate, _last_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ..config import S2TConfig
-    from ..selector import Selector
+    from s2t_ext.config import S2TConfig
+    from s2t_ext.selectors.selector import Selector
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def _next_token(
     selector: Selector | None,
     seed: int,
 ) -> int:
-    from ..triggers import resolve_trigger
+    from s2t_ext.triggers import resolve_trigger
 
     trigger = resolve_trigger(config, selector)
     logits, hidden = _last_state(student, prefix)

@@ -1,0 +1,171 @@
+"""From prompts to a folder that serves anywhere, by the commands: collect, distill, export."""
+
+import json
+
+import pytest
+import torch
+from test_cli import call, error_of
+from test_collect import PROMPTS, make_model
+from test_research_groups import lines_of, write
+from transformers import AutoModelForCausalLM
+
+import s2t_ext
+from s2t_ext import Selector
+from s2t_ext.demo.pretrain import make_tokenizer
+from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.export import upload
+
+FLOAT = ("--dtype", "float32")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A student, a teacher, prompts, and what `collect` and `distill` make of them."""
+    root = tmp_path_factory.mktemp("distill")
+    for name, seed in (("student", 1), ("teacher", 2)):
+        make_model(seed).save_pretrained(root / name)
+        make_tokenizer().save_pretrained(root / name)
+    records = [{"prompt": p, "group": str(i % 5)} for i, p in enumerate(PROMPTS)]
+    (root / "prompts.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    stdout, _ = call(
+        "collect", "--model", root / "student", "--teacher", root / "teacher",
+        "--prompts", root / "prompts.jsonl", "--output", root / "data", "--k", 4,
+        "--share", 0.3, "--rollouts", 2, "--temperature", 1.0, "--max-new-tokens", 14,
+        "--held-out", 0.4, "--no-chat", *FLOAT,
+    )  # fmt: skip
+    counts = json.loads(stdout)
+    assert counts["train"]["trajectories"] + counts["held_out"]["trajectories"] == 20
+    assert counts["held_out"]["groups"] > 0 and counts["train"]["groups"] > 0
+    stdout, _ = call(*distill_command(root, "lora"), "--plot")
+    assert json.loads(stdout)["groups"] == counts["held_out"]["groups"]
+    return root
+
+
+def distill_command(root, method, data="data"):
+    return (
+        "distill", "--model", root / "student", "--collection", root / data,
+        "--output", root / f"run-{method}-{data}", "--method", method, "--epochs", 1,
+        "--k", 3, "--trigger-rate", 0.1, *FLOAT,
+    )  # fmt: skip
+
+
+def test_a_run_leaves_a_selector_with_its_card(folders):
+    run = folders / "run-lora-data"
+    card = (run / "selector" / "README.md").read_text()
+    assert "# Select-to-Think selector for student" in card and "Distilled from teacher" in card
+    assert "10 prompts, 4 candidates at the 30% of steps" in card
+    assert "| agreement with the teacher | 0." in card and "* trigger `entropy`: threshold" in card
+    assert "base_model:" not in card  # a folder's name is no repository
+    assert str(folders) not in card
+    assert (run / "metrics.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_merged_export_serves_as_a_plain_folder(folders, tmp_path):
+    selector = folders / "run-lora-data" / "selector"
+    stdout, _ = call("export", selector, tmp_path, "--model", folders / "student", *FLOAT)
+    assert stdout == f"{selector} -> {tmp_path}\n"
+    assert (tmp_path / "README.md").read_text() == (selector / "README.md").read_text()
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path)
+    adapted = Selector.from_pretrained(selector, make_model(1))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(merged(ids).logits, adapted.adapted_model(ids).logits)
+    options = dict(max_new_tokens=8, do_sample=False)
+    alone = s2t_ext.generate(
+        merged, ids, selector=Selector.from_pretrained(tmp_path, merged), **options
+    )
+    assert torch.equal(
+        alone, s2t_ext.generate(adapted.adapted_model, ids, selector=adapted, **options)
+    )
+
+
+def test_an_unmerged_export_keeps_the_adapter_apart(folders, tmp_path):
+    selector = folders / "run-lora-data" / "selector"
+    call("export", selector, tmp_path, "--model", folders / "student", "--no-merge", *FLOAT)
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "model.safetensors").exists()
+    assert Selector.from_pretrained(tmp_path, make_model(1)).adapted_model is not None
+
+
+def test_without_an_adapter_there_is_nothing_to_keep_apart(folders, tmp_path):
+    call(*distill_command(folders, "rows"))
+    selector = folders / "run-rows-data" / "selector"
+    command = ("export", selector, tmp_path, "--model", folders / "student", *FLOAT)
+    assert error_of(*command, "--no-merge") == (
+        "export: merge must be on for a selector without adapter, got off"
+    )
+    call(*command)
+    assert Selector.from_pretrained(tmp_path, make_model(1)).adapted_model is None
+
+
+def test_full_fine_tuning_leaves_a_model_folder(folders):
+    """With the tokenizer, so that the commands load it."""
+    call(*distill_command(folders, "full"))
+    run = folders / "run-full-data"
+    text, _ = call(
+        "generate", "--model", run / "model", "--selector", run / "selector",
+        "--prompt", PROMPTS[0], "--max-new-tokens", 5, "--no-chat", *FLOAT,
+    )  # fmt: skip
+    assert text.strip()
+
+
+def test_a_run_begins_with_the_head_of_another(folders):
+    call(*distill_command(folders, "rows"))
+    start = folders / "run-rows-data" / "selector"
+    command = [*distill_command(folders, "lora"), "--start", start]
+    command[command.index("--output") + 1] = folders / "run-lora-from-rows"
+    call(*command)
+    before = [
+        json.loads((folders / run / "metrics.jsonl").read_text().splitlines()[0])["held_out"]
+        for run in ("run-lora-from-rows", "run-lora-data")
+    ]
+    after_rows = json.loads((folders / "run-rows-data" / "quality.json").read_text())
+    assert before[0]["trigger_auc"] == pytest.approx(after_rows["trigger_auc"], abs=1e-6)
+    assert before[1]["trigger_auc"] == 0.5  # a head that has learnt nothing
+
+
+def test_groups_of_the_research_code(folders):
+    both = [Collection(folders / "data").trajectories(split) for split in ("train", "held_out")]
+    path = write(folders / "groups.jsonl", lines_of([*both[0], *both[1]]))
+    stdout, _ = call(
+        "import-groups", path, "--model", folders / "student", "--output", folders / "imported",
+        "--held-out", 0.3, *FLOAT,
+    )  # fmt: skip
+    assert json.loads(stdout)["train"]["groups"] > 0
+    call(*distill_command(folders, "rows", "imported"))
+    card = (folders / "run-rows-imported" / "selector" / "README.md").read_text()
+    assert "groups collected by the released research code" in card and "nan" not in card
+
+
+def test_upload(folders, monkeypatch):
+    """What is asked of the hub; there is none here."""
+    asked = []
+
+    class Hub:
+        def create_repo(self, repo_id, private, exist_ok):
+            asked.append((repo_id, private, exist_ok))
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, **arguments):
+            asked.append(arguments)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    assert (
+        upload(folders / "run-lora-data" / "selector", "me/it", private=True) == "https://hub/me/it"
+    )
+    assert asked[0] == ("me/it", True, True) and asked[1]["repo_id"] == "me/it"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "one of --prompts and --task must be given, got both or none"),
+        (("--prompts", "nowhere"), "--prompts must be a file, got nowhere"),
+        (
+            ("--task", "gsm_symbolic", "--prompts", "nowhere"),
+            "one of --prompts and --task must be given, got both or none",
+        ),
+    ],
+)
+def test_collect_says_no_in_one_line(folders, options, message):
+    command = ("collect", "--model", folders / "student", "--teacher", folders / "teacher")
+    assert error_of(*command, "--output", folders / "other", *options) == message

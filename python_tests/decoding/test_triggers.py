@@ -1,0 +1,176 @@
+"""Triggers: one statistic each, compared with a threshold."""
+
+import math
+
+import pytest
+import torch
+from architectures import PROMPT
+from models import (
+    make_selector,
+    one_thread,  # noqa: F401
+    prompts,
+    tiny_model,
+    way_in,
+)
+
+from s2t_ext import Calibration, S2TConfig, Selector
+from s2t_ext.ops.reference import propose_candidates
+from s2t_ext.triggers import Trigger, resolve_trigger
+
+ROWS = torch.zeros(4, 32)
+
+
+def statistic(name, logits, k=8, **options):
+    proposal = propose_candidates(logits, k, 64)
+    batch = logits.shape[0]
+    keys = dict(seed=torch.arange(batch), position=torch.zeros(batch, dtype=torch.int64))
+    return Trigger(name, 0.5, 0).statistic(proposal, **keys, **options)
+
+
+def test_entropy_is_of_the_renormalised_support():
+    logits = torch.randn(5, 300) * 3
+    p = logits.double().topk(64).values.softmax(-1)
+    expected = -(p * p.log()).sum(-1)
+    torch.testing.assert_close(statistic("entropy", logits).double(), expected, atol=1e-5, rtol=0)
+
+
+def test_margin_is_between_the_two_best():
+    logits = torch.randn(5, 300) * 3
+    best = logits.topk(2).values
+    assert torch.equal(statistic("margin", logits), best[:, 0] - best[:, 1])
+    assert torch.equal(statistic("margin", logits, k=1), torch.full((5,), math.inf))
+    logits[0] = -math.inf
+    logits[1, 1:] = -math.inf
+    margins = statistic("margin", logits)
+    fired = Trigger("margin", 1e30, 0).fires(margins, 0)
+    assert fired.tolist() == [False, False, True, True, True]  # NaN and +inf never fire
+
+
+def test_random_is_uniform_and_the_rows_own():
+    batch = 20_000
+    logits = torch.zeros(batch, 8)
+    u = statistic("random", logits)
+    assert 0 <= u.min() and u.max() < 1
+    # Kolmogorov-Smirnov: 1.95 / sqrt(n) is passed by chance once in a thousand seeds.
+    steps = torch.arange(1, batch + 1) / batch
+    assert (u.sort().values - steps).abs().max() < 1.95 / math.sqrt(batch)
+    assert torch.equal(statistic("random", logits[:7]), u[:7])
+
+
+def test_head_reads_the_hidden_state():
+    weight = torch.randn(32)
+    selector = Selector(ROWS, trigger_head=(weight, -0.3))
+    hidden = torch.randn(3, 32)
+    actual = statistic("head", torch.randn(3, 50), hidden=hidden, selector=selector)
+    torch.testing.assert_close(actual, torch.sigmoid(hidden @ weight - 0.3))
+
+
+@pytest.mark.parametrize(
+    ("trigger", "values", "fires"),
+    [
+        (Trigger("entropy", 1.0, 0), [0.9, 1.0, 1.1, math.nan], [False, False, True, False]),
+        (Trigger("margin", 1.0, 0), [0.9, 1.0, 1.1, math.nan], [True, False, False, False]),
+        (Trigger("random", 0.5, 0), [0.4, 0.5, 0.6, 0.0], [True, False, False, True]),
+        (Trigger("head", 0.5, 0), [0.4, 0.5, 0.6, 1.0], [False, False, True, True]),
+        (Trigger("kl", 0.5, 0), [0.4, 0.5, 0.6, math.inf], [False, False, True, True]),
+        (Trigger("always", math.nan, 0), [0.0, math.nan], [True, True]),
+        (Trigger("never", math.nan, 0), [0.0, math.nan], [False, False]),
+    ],
+)
+def test_fires(trigger, values, fires):
+    assert trigger.fires(torch.tensor(values), 0).tolist() == fires
+
+
+def test_nothing_fires_in_the_warmup():
+    trigger = Trigger("always", math.nan, 3)
+    fired = [bool(trigger.fires(torch.zeros(1), step)) for step in range(5)]
+    assert fired == [False, False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "threshold", "can"),
+    [
+        ("always", math.nan, True),
+        ("never", math.nan, False),
+        ("random", 0.0, False),
+        ("random", 1e-9, True),
+        ("head", 1.0, False),
+        ("head", 0.999, True),
+        ("entropy", math.inf, False),
+        ("entropy", 1e9, True),
+        ("margin", -math.inf, False),
+        ("margin", math.inf, True),
+        ("kl", math.inf, False),
+    ],
+)
+def test_can_fire(name, threshold, can):
+    trigger = Trigger(name, threshold, 0)
+    assert trigger.can_fire is can
+    if not can:
+        assert not trigger.fires(torch.tensor([0.0, 1.0, 1e38, -1e38]), 9).any()
+
+
+# ---- thresholds ----------------------------------------------------------------------------------
+
+
+def test_the_configurations_threshold_comes_before_the_selectors():
+    selector = Selector(ROWS, calibrations={"entropy": Calibration(1.5, 0.01)})
+    assert resolve_trigger(S2TConfig(), selector).threshold == 1.5
+    assert resolve_trigger(S2TConfig(threshold=0.25), selector).threshold == 0.25
+    assert resolve_trigger(S2TConfig(threshold=0), selector).threshold == 0.0
+    trigger = resolve_trigger(S2TConfig(trigger="always", warmup_steps=7), None)
+    assert math.isnan(trigger.threshold) and trigger.warmup_steps == 7
+
+
+@pytest.mark.parametrize("name", ["entropy", "margin", "random", "head", "kl"])
+def test_a_missing_threshold_is_named(name):
+    selector = Selector(ROWS, calibrations={"other": Calibration(1.5, 0.01)})
+    with pytest.raises(ValueError) as error:
+        resolve_trigger(S2TConfig(trigger=name), selector)
+    assert str(error.value) == (
+        f"generate: threshold must be set for trigger='{name}' (or stored in the selector by "
+        "s2t_ext.calibrate), got None"
+    )
+
+
+def test_a_missing_head_is_named():
+    with pytest.raises(ValueError) as error:
+        resolve_trigger(S2TConfig(trigger="head", threshold=0.5), Selector(ROWS))
+    assert str(error.value) == (
+        "generate: selector must have a trigger head for trigger='head', got none"
+    )
+
+
+# ---- in a generation -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["tree", "expand"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_a_learned_trigger_reads_the_state_that_proposed(name, step):
+    """The hidden state before every token: after the prompt, an ordinary step, or a choice."""
+    model, inputs = tiny_model(name), prompts(True)
+    weight = torch.randn(32, generator=torch.Generator().manual_seed(3))
+    selector = make_selector(model, trigger_head=(weight, 0.0))
+    never = S2TConfig(trigger="head", threshold=1.0, step=step)
+    arguments = dict(
+        input_ids=inputs.ids,
+        attention_mask=inputs.mask,
+        max_new_tokens=8,
+        eos_token_id=None,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+    )
+    idle = way_in("generate", model, never, selector)(**arguments)
+    values = torch.tensor([row.statistics for row in idle.s2t.rows])
+    threshold = float(values.median())
+    config = S2TConfig(k=4, trigger="head", threshold=threshold, warmup_steps=0, step=step)
+    output = way_in("generate", model, config, selector)(**arguments)
+    assert 0 < output.s2t.triggers < output.s2t.steps
+    for b, row in enumerate(output.s2t.rows):
+        ids = output.sequences[b][None, PROMPT - int(inputs.mask[b].sum()) :]
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=ids).last_hidden_state[0]
+        expected = torch.sigmoid(hidden[-9:-1] @ weight)
+        torch.testing.assert_close(torch.tensor(row.statistics), expected, atol=1e-4, rtol=0)
+        fired = (torch.tensor(row.statistics) > threshold).nonzero().flatten().tolist()
+        assert row.triggered_steps == fired

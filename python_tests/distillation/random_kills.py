@@ -1,0 +1,87 @@
+"""Collect and distill, killed at random moments: the same files as in peace.
+
+    python random_kills.py FOLDER KILLS collect|lora|rows|full
+
+runs one of them undisturbed, then again under SIGKILL, in forked children, and compares what is
+left. Run by test_random_kills.py in a process of its own, since it forks.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from test_collect import make_model, run_collect
+
+from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.train import distill
+
+
+def killed(work: Callable[[], None], kills: int, duration: float) -> int:
+    """Runs `work` in children until one ends by itself; kills the first `kills` of them."""
+    rng, done = random.Random(time.time_ns()), 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            work()
+            os._exit(0)
+        if done < kills:
+            time.sleep(rng.uniform(0, 1.5 * duration / kills))
+            os.kill(child, signal.SIGKILL)
+            done += 1
+        status = os.waitpid(child, 0)[1]
+        if status == 0:
+            return done
+        assert os.WIFSIGNALED(status), "the child failed by itself"
+
+
+def collected(folder: Path) -> dict:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def trained(folder: Path) -> dict:
+    """Everything a run leaves, without its times."""
+    result: dict = {"quality": json.loads((folder / "quality.json").read_text())}
+    for path in sorted((folder / "selector").glob("*.safetensors")):
+        result[path.name] = {name: value.tolist() for name, value in load_file(path).items()}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    result["metrics"] = [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+    return result
+
+
+def main(folder: Path, kills: int, what: str) -> None:
+    torch.set_num_threads(1)
+    if what == "collect":
+
+        def work(name: str) -> None:
+            run_collect(folder / name, batch_size=1, rollouts=3, progress=False)
+
+        read = collected
+    else:
+        run_collect(folder / "data", held_out=0.3, rollouts=2, progress=False)
+        config = DistillConfig(
+            method=what, epochs=6, batch_size=1, lora_r=2, bins=5, k=3, checkpoint_every=2
+        )
+
+        def work(name: str) -> None:
+            distill(
+                make_model(1), Collection(folder / "data"), folder / name, config, progress=False
+            )
+
+        read = trained
+    start = time.monotonic()
+    work("peace")
+    done = killed(lambda: work("war"), kills, time.monotonic() - start)
+    assert read(folder / "peace") == read(folder / "war"), "a resumed run differs"
+    print(f"{what}: {done} kills, the same files")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

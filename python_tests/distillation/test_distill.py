@@ -1,0 +1,283 @@
+"""Training a selector: it learns, it is saved and decodes, and a killed run resumes to the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from test_collect import PROMPTS, make_model, run_collect
+
+import s2t_ext
+from s2t_ext import S2TConfig, Selector
+from s2t_ext.demo.pretrain import make_tokenizer
+from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.losses import LossConfig
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.score_head import ScoreHead, head_digest
+from s2t_ext.distillation.train import _Run, distill
+from s2t_ext.selectors.parts import TriggerHead
+
+FAST = dict(
+    epochs=2,
+    batch_size=2,
+    learning_rate=5e-3,
+    head_learning_rate=2e-2,
+    lora_r=2,
+    bins=5,
+    k=3,
+    checkpoint_every=2,
+)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    return run_collect(tmp_path_factory.mktemp("collected"), held_out=0.3, rollouts=2)
+
+
+def files(folder):
+    """Everything a run leaves, without its times."""
+    tensors = {p.name: load_file(p) for p in sorted((folder / "selector").glob("*.safetensors"))}
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.pop("seconds", None)
+    return tensors, lines, json.loads((folder / "quality.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("method", "with_start"), [("lora", False), ("rows", False), ("full", False), ("rows", True)]
+)
+def test_interrupted_anywhere_it_resumes_to_the_same_result(
+    tmp_path, collection, method, with_start, monkeypatch
+):
+    start = Selector(torch.randn(FAST["bins"], 32)) if with_start else None
+    config = DistillConfig(method=method, lora_dropout=0.1, **FAST)
+    distill(make_model(1), collection, tmp_path / "peace", config, start=start)
+    expected = files(tmp_path / "peace")
+    steps = [line["step"] for line in expected[1] if "loss_groups" in line]
+    assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 6
+
+    optimize = _Run._optimize
+    for stop in (1, 3, len(steps) - 1):  # before a checkpoint, after one, in the last epoch
+
+        def interrupted(run, step, number, total, stop=stop):
+            if number == stop:
+                raise KeyboardInterrupt
+            optimize(run, step, number, total)
+
+        monkeypatch.setattr(_Run, "_optimize", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            distill(make_model(1), collection, tmp_path / "war", config, start=start)
+    monkeypatch.setattr(_Run, "_optimize", optimize)
+    torch.manual_seed(99)  # the resumed run must not depend on the random state it finds
+    distill(make_model(1), collection, tmp_path / "war", config, start=start)
+    actual = files(tmp_path / "war")
+    assert actual[1:] == expected[1:]
+    for name, tensors in expected[0].items():
+        for key, value in tensors.items():
+            assert torch.equal(actual[0][name][key], value), f"{name}: {key}"
+
+
+@pytest.mark.parametrize("method", ["lora", "rows", "full"])
+@pytest.mark.parametrize("kind", ["top1", "kl", "pairwise"])
+def test_it_learns_the_training_groups(tmp_path, collection, method, kind):
+    options = {**FAST, "epochs": 12}
+    loss = LossConfig(kind, base_kl_weight=0.01)
+    distill(make_model(1), collection, tmp_path, DistillConfig(method=method, loss=loss, **options))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss_groups"] for line in lines if "loss_groups" in line]
+    quarter = len(losses) // 4
+    assert sum(losses[-quarter:]) < 0.8 * sum(losses[:quarter])  # the rows alone reach about 0.6
+    held_out = [line for line in lines if "held_out" in line]
+    assert len(held_out) == 13  # before training, and after every epoch
+
+
+@pytest.mark.parametrize("method", ["lora", "rows", "full"])
+def test_the_selector_is_saved_calibrated_and_decodes(tmp_path, collection, method):
+    config = DistillConfig(method=method, **FAST)
+    result = distill(make_model(1), collection, tmp_path, config, trigger_rate=0.25)
+    assert result.quality.agreement >= result.quality.student_agreement
+    assert set(result.selector.calibrations) == {"entropy", "kl", "head"}
+    assert result.selector.calibrations["entropy"].rate == pytest.approx(0.25, abs=0.1)
+
+    student = make_model(1)
+    if method == "full":
+        student = type(student).from_pretrained(tmp_path / "model").eval()
+    selector = Selector.from_pretrained(tmp_path / "selector", student)
+    assert selector.prior_weight == result.selector.prior_weight
+    assert (selector.adapted_model is not None) == (method == "lora")
+    model = selector.adapted_model if method == "lora" else student
+    assert isinstance(model, PeftModel) == (method == "lora")
+    inputs = make_tokenizer()(PROMPTS[:2], return_tensors="pt", padding=True)
+    for trigger in ("always", "entropy", "head"):
+        output = s2t_ext.generate(
+            model,
+            inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            selector=selector,
+            s2t=S2TConfig(k=3, trigger=trigger, warmup_steps=0),
+            max_new_tokens=6,
+            do_sample=False,
+            return_dict_in_generate=True,
+        )
+        assert output.s2t.steps > 0
+
+
+def test_what_training_scores_is_what_decoding_scores(tmp_path, collection):
+    """The trained score head and the kernel agree on the same hidden states."""
+    distill(make_model(1), collection, tmp_path, DistillConfig(method="lora", **FAST))
+    model = make_model(1)
+    selector = Selector.from_pretrained(tmp_path / "selector", model)
+    run = _Run(make_model(1), collection, tmp_path, DistillConfig(method="lora", **FAST))
+    run.state.restore({"model": run.model, "head": run.head}, run.optimizer)
+    run.model.eval()
+    trajectory = run.held_out[0]
+    group = trajectory.groups[-1]
+    prefix = [*trajectory.prompt, *trajectory.response[: group.step]]
+    ids = torch.tensor([[*prefix, c] for c in group.candidates])
+    with torch.no_grad():
+        hidden = run.maker.packed.plain_hidden_states(ids)[:, -1]
+        expected = run.head.scores(hidden)
+        served = selector.adapted_model.base_model.model.model(ids).last_hidden_state[:, -1]
+    torch.testing.assert_close(selector.score(served), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_base_term_holds_the_model_back(tmp_path, collection):
+    def drift(weight):
+        loss = LossConfig(base_kl_weight=weight)
+        options = {**FAST, "epochs": 6, "learning_rate": 2e-2}
+        folder = tmp_path / str(weight)
+        distill(make_model(1), collection, folder, DistillConfig(loss=loss, **options))
+        model = Selector.from_pretrained(folder / "selector", make_model(1)).adapted_model
+        t = collection.trajectories("held_out")[0]
+        ids = torch.tensor([[*t.prompt, *t.response]])
+        with torch.no_grad():
+            p, q = make_model(1)(ids).logits.log_softmax(-1), model(ids).logits.log_softmax(-1)
+        return float((p.exp() * (p - q)).sum(-1).mean())
+
+    assert drift(30.0) < 0.5 * drift(0.0)
+
+
+def test_without_prior_its_weight_stays_zero(tmp_path, collection):
+    config = DistillConfig(method="rows", prior="none", **FAST)
+    assert distill(make_model(1), collection, tmp_path, config).selector.prior_weight == 0.0
+
+
+@pytest.mark.parametrize("method", ["lora", "rows"])
+def test_it_can_begin_with_a_head_that_was_trained_before(tmp_path, collection, method):
+    """Before its first step it then is as good as the selector it began with."""
+    config = DistillConfig(method="rows", **FAST)
+    first = distill(make_model(1), collection, tmp_path / "first", config)
+    config = DistillConfig(method=method, **FAST)
+    second = distill(
+        make_model(1), collection, tmp_path / method, config, start=tmp_path / "first" / "selector"
+    )
+    before = files(tmp_path / method)[1][0]["held_out"]
+    for name in ("score_agreement", "trigger_auc", "trigger_recall"):
+        assert before[name] == pytest.approx(first.quality.to_dict()[name], abs=1e-6)
+    assert not torch.equal(second.selector.rows, first.selector.rows)
+    with pytest.raises(ValueError, match="run of the same options and data, .* differs in start"):
+        distill(make_model(1), collection, tmp_path / method, config)
+
+
+def test_a_head_takes_over_another_but_not_what_held_out_groups_decided(tmp_path, collection):
+    config = DistillConfig(method="rows", **FAST)
+    first = distill(make_model(1), collection, tmp_path, config).selector
+    first.prior_weight = 1000.0
+    head = ScoreHead(first.hidden_size, bins=5, seed=9)
+    head.start_from(first)
+    assert torch.equal(head.rows, first.rows) and torch.equal(head.bias, first.bias)
+    assert torch.equal(head.trigger_weight, first.trigger_head.weight)
+    assert float(head.trigger_bias) == pytest.approx(first.trigger_head.bias)
+    assert float(head.prior_weight) == pytest.approx(0.1)
+    known = head_digest(first)
+    first.trigger_head = TriggerHead(first.trigger_head.weight, first.trigger_head.bias + 1)
+    assert head_digest(first) != known
+
+
+def test_heads_it_cannot_begin_with(tmp_path, collection):
+    config = DistillConfig(method="rows", **FAST)
+    first = distill(make_model(1), collection, tmp_path / "a", config).selector
+    wide = DistillConfig(method="rows", **{**FAST, "bins": 7})
+    with pytest.raises(ValueError, match="^distill: start must have num_bins 7, got 5"):
+        distill(make_model(1), collection, tmp_path / "b", wide, start=first)
+    first.base_model["fingerprint"] = "another"
+    with pytest.raises(ValueError, match="^distill: start must belong to the model .fingerprint"):
+        distill(make_model(1), collection, tmp_path / "b", config, start=first)
+    lora = distill(make_model(1), collection, tmp_path / "c", DistillConfig(**FAST)).selector
+    with pytest.raises(ValueError, match="^distill: start must have no adapter"):
+        distill(make_model(1), collection, tmp_path / "b", config, start=lora)
+
+
+def test_two_processes_do_what_accumulating_two_batches_does(tmp_path, collection):
+    options = {**FAST, "lora_dropout": 0.0}
+    one = DistillConfig(accumulation=2, **options)
+    distill(make_model(1), collection, tmp_path / "one", one)
+    root = str(Path(s2t_ext.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # What `accelerate launch` sets for two processes of one machine.
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, __file__, str(collection.folder), str(tmp_path / "two")]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **shared, "RANK": r, "LOCAL_RANK": r})
+        for r in "01"
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert len(one[1]) == len(two[1])
+    for a, b in zip(one[1], two[1], strict=True):
+        assert a.keys() == b.keys()
+        for name in [name for name in a if name.startswith("loss_")]:
+            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
+    for name, tensors in one[0].items():
+        for key, value in tensors.items():
+            torch.testing.assert_close(two[0][name][key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_errors(tmp_path, collection):
+    config = DistillConfig(**FAST)
+    with pytest.raises(ValueError, match="model must be the collection's student .fingerprint"):
+        distill(make_model(5), collection, tmp_path / "a", config)
+    with pytest.raises(ValueError, match="model must be the collection's student .num_hidden"):
+        distill(make_model(1, layers=2), collection, tmp_path / "a", config)
+    distill(make_model(1), collection, tmp_path / "b", config)
+    with pytest.raises(ValueError, match="run of the same options and data, .* differs in config"):
+        distill(make_model(1), collection, tmp_path / "b", DistillConfig(**{**FAST, "epochs": 3}))
+    with pytest.raises(ValueError, match=r"distill: trigger_rate must be in \(0, 1\), got 5"):
+        distill(make_model(1), collection, tmp_path / "e", config, trigger_rate=5)
+    empty = Collection.open_for_writing(tmp_path / "c", collection.manifest["settings"], 1)
+    with pytest.raises(ValueError, match="collection must hold groups in its train split"):
+        distill(make_model(1), empty, tmp_path / "d", config)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(method="qlora"), "method must be one of lora, rows, full, got 'qlora'"),
+        (dict(prior="maybe"), "prior must be one of trained, fitted, none, got 'maybe'"),
+        (dict(epochs=0), "epochs must be at least 1, got 0"),
+        (dict(learning_rate=0.0), "learning_rate must be above 0, got 0.0"),
+        (dict(bins=65), r"bins must be in \[2, 64\], got 65"),
+    ],
+)
+def test_config_errors(options, message):
+    with pytest.raises(ValueError, match=f"DistillConfig: {message}"):
+        DistillConfig(**options)
+
+
+if __name__ == "__main__":  # one of the processes of the test above
+    config = DistillConfig(**{**FAST, "lora_dropout": 0.0})
+    distill(make_model(1), Collection(sys.argv[1]), sys.argv[2], config)

@@ -1,0 +1,71 @@
+"""Intervals and tests against values worked out elsewhere."""
+
+import math
+
+import pytest
+import torch
+
+from s2t_ext.runs.statistics import bootstrap, compare, mcnemar, wilson
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (17, 32, 0.3645, 0.6914),
+    ],
+)
+def test_wilson(successes, trials, low, high):
+    """Published examples of the score interval."""
+    estimate = wilson(successes, trials)
+    assert estimate.value == successes / trials
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=2e-4)
+
+
+def test_wilson_of_nothing():
+    assert wilson(0, 0).to_dict() == {"value": None, "low": 0.0, "high": 1.0}
+    with pytest.raises(ValueError, match=r"successes must be in \[0, 3\], got 4"):
+        wilson(4, 3)
+
+
+def test_mcnemar_is_the_exact_binomial():
+    assert mcnemar(0, 0) == 1.0
+    assert mcnemar(5, 5) == 1.0
+    assert mcnemar(10, 0) == pytest.approx(2 / 2**10)
+    assert mcnemar(1, 8) == mcnemar(8, 1) == pytest.approx(2 * (1 + 9) / 2**9)
+
+
+def test_compare():
+    first = [True] * 6 + [False] * 4
+    second = [True] * 2 + [False] * 7 + [True]
+    found = compare(first, second)
+    assert (found.wins, found.losses, found.ties) == (4, 1, 5)
+    assert found.difference.value == pytest.approx(0.3)
+    assert found.difference.low < 0.3 < found.difference.high
+    assert found.p_value == pytest.approx(2 * 6 / 32)
+    other = compare(second, first)
+    assert (other.wins, other.losses, other.difference.value) == (1, 4, pytest.approx(-0.3))
+    with pytest.raises(ValueError, match="second must have 2 results"):
+        compare([True, False], [True])
+
+
+def test_bootstrap_covers_like_the_normal_interval():
+    """400 units of deviation 1: the interval of the mean is about +-0.098 around it."""
+    data = torch.randn(400, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mean = bootstrap(400, lambda rows: {"mean": float(data[rows].mean())}, samples=2000)["mean"]
+    half = 1.96 * float(data.std()) / 20
+    assert mean.value == float(data.mean())
+    assert mean.low == pytest.approx(mean.value - half, abs=0.01)
+    assert mean.high == pytest.approx(mean.value + half, abs=0.01)
+
+
+def test_bootstrap_leaves_undefined_resamples_out():
+    def statistic(rows):
+        return {"share": 1.0 if 0 in rows.tolist() else math.nan}
+
+    share = bootstrap(3, statistic, samples=50)["share"]
+    assert (share.value, share.low, share.high) == (1.0, 1.0, 1.0)
+    undefined = bootstrap(3, lambda rows: {"x": math.nan}, samples=5)["x"]
+    assert undefined.to_dict() == {"value": None, "low": None, "high": None}

@@ -1,0 +1,371 @@
+"""sample_token: kept sets, distribution, strange values, independence of batch and threads.
+
+The draw itself is a function of the seeds, so nothing here is random from run to run; the
+chi-square tests say how often they would fail if the seeds were drawn anew.
+"""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from s2t_ext import ops, reference
+from s2t_ext.ops.reference.philox import PURPOSE_SAMPLE_TOKEN, uniform53
+from s2t_ext.testing import DTYPES, assert_close, assert_same_bits, same_everywhere, threads
+
+INF, NAN = math.inf, math.nan
+
+
+def normal(batch, vocab, scale=2.0, seed=0):
+    return torch.randn(batch, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def options(batch, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=5, first_position=0):
+    """Arguments after the logits: the same for every row, but for the position."""
+    return (
+        torch.full((batch,), temperature),
+        torch.full((batch,), top_k),
+        torch.full((batch,), top_p),
+        torch.full((batch,), min_p),
+        torch.full((batch,), seed),
+        torch.arange(first_position, first_position + batch),
+    )
+
+
+def probabilities(row, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> Tensor:
+    """float64 [vocab], written for one ordinary row without looking at the reference."""
+    order = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
+    p = torch.softmax(row.double() / temperature, 0)[order]
+    if top_k:
+        p[top_k:] = 0
+        p /= p.sum()
+    before = p.cumsum(0) - p
+    if top_p < 1:
+        p[before >= top_p] = 0
+    p[p < min_p * p[0]] = 0
+    return torch.zeros_like(p).scatter(0, torch.tensor(order), p / p.sum())
+
+
+def run(logits, arguments, blocked_ids=None):
+    return same_everywhere(lambda: ops.sample_token(logits, *arguments, blocked_ids))
+
+
+def check(logits, arguments, blocked_ids=None):
+    """Equal to the reference. Only where no number drawn lies within rounding of a boundary."""
+    actual = run(logits, arguments, blocked_ids)
+    expected = reference.sample_token(logits, *arguments, blocked_ids)
+    assert torch.equal(actual.token, expected.token), f"{actual.token} is not {expected.token}"
+    assert_close(actual.logprob, expected.logprob, what="logprob")
+    return actual
+
+
+# ---- against the reference -----------------------------------------------------------------------
+
+TRUNCATIONS = [
+    {},
+    {"top_k": 2},
+    {"top_k": 50},
+    {"top_k": 64},
+    {"top_k": 65},
+    {"top_k": 300},
+    {"top_k": 10**6},
+    {"top_p": 0.3},
+    {"top_p": 0.95},
+    {"top_p": 0.9999},
+    {"top_p": 0.0},
+    {"min_p": 0.05},
+    {"min_p": 1e-4},
+    {"min_p": 1.0},
+    {"top_k": 40, "top_p": 0.9, "min_p": 0.02},
+    {"top_k": 200, "top_p": 0.97},
+    {"top_p": 0.9, "min_p": 1e-3},
+    {"top_k": 500, "top_p": 0.99, "min_p": 1e-3},
+]
+
+
+@pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
+@pytest.mark.parametrize("vocab", [1, 63, 64, 65, 1024, 3001])
+def test_truncations(vocab, truncation):
+    for temperature in (1.0, 0.5, 1.7):
+        for scale in (0.1, 1.0, 4.0):  # nearly flat to sharp
+            arguments = options(8, temperature, **truncation)
+            check(normal(8, vocab, scale), arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("vocab", [50_257, 151_936])
+def test_large_vocabularies(vocab, dtype):
+    logits = normal(4, vocab, 1.5).to(dtype)
+    for truncation in ({}, {"top_k": 50, "top_p": 0.9}, {"top_p": 0.8}, {"min_p": 0.01}):
+        check(logits, options(4, 0.9, **truncation))
+
+
+def test_every_row_has_its_own_parameters():
+    arguments = (
+        torch.tensor([0.0, 1.0, 0.7, 1.3, 1.0, 2.0]),
+        torch.tensor([0, 1, 50, 0, 100, 0]),
+        torch.tensor([1.0, 1.0, 0.9, 0.99, 1.0, 1.0]),
+        torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.01]),
+        torch.tensor([1, -(2**63), 2**63 - 1, 4, 5, 6]),
+        torch.tensor([0, 1, 2**40, 3, 4, 5]),
+    )
+    check(normal(6, 4000), arguments)
+
+
+def test_ties_across_a_cutoff_keep_the_lowest_ids():
+    logits = torch.zeros(400, 2000)
+    logits[:, 1990] = 1.0
+    assert set(check(logits, options(400, top_k=3)).token.tolist()) == {0, 1, 1990}
+    wide = check(logits, options(400, top_k=100)).token  # beyond the 64 best
+    assert wide.max() == 1990 and ((wide < 99) | (wide == 1990)).all()
+    assert wide.unique().numel() > 80
+    nucleus = check(logits, options(400, top_p=0.0505)).token  # e^1 + 98 of e^1 + 1999
+    assert ((nucleus < 99) | (nucleus == 1990)).all() and (nucleus > 64).any()
+
+
+# ---- greedy --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "greedy", [{"temperature": 0.0}, {"temperature": -1.0}, {"top_k": 1}, {"top_p": 1e-9}], ids=str
+)
+def test_greedy_is_argmax_bit_for_bit(greedy):
+    logits = normal(20, 5000).round()  # many ties
+    result = run(logits, options(20, **greedy))
+    assert torch.equal(result.token, ops.propose_candidates(logits, 1).ids[:, 0])
+    assert torch.equal(result.token, logits.argmax(1))
+    expected = logits.double().log_softmax(1).max(1).values
+    assert_close(result.logprob, expected)
+
+
+def test_log_probability_ignores_temperature_and_truncation():
+    logits = normal(30, 500)
+    for temperature, top_k in ((0.3, 0), (2.0, 10), (1.0, 100)):
+        result = run(logits, options(30, temperature, top_k))
+        expected = logits.double().log_softmax(1).gather(1, result.token[:, None])[:, 0]
+        assert_close(result.logprob, expected)
+
+
+# ---- distribution --------------------------------------------------------------------------------
+
+DRAWS = 30_000
+# Each kind of draw: within the 64 best, over chunk sums, a wide nucleus, a long top-k list.
+DISTRIBUTIONS = [
+    (40, {}),
+    (900, {"top_k": 20, "temperature": 0.8}),
+    (900, {}),
+    (2500, {"temperature": 1.4}),
+    (900, {"top_p": 0.9}),
+    (900, {"top_k": 150, "top_p": 0.98}),
+    (900, {"min_p": 0.01, "temperature": 1.2}),
+]
+
+
+@pytest.mark.parametrize("vocab, parameters", DISTRIBUTIONS, ids=str)
+def test_frequencies_match_the_probabilities(vocab, parameters):
+    """Chi-square at the 1e-6 level: one in a million choices of the seed would fail."""
+    row = normal(1, vocab, 1.0, seed=vocab)[0]
+    expected = probabilities(row, **parameters)
+    arguments = options(DRAWS, seed=77, **parameters)
+    token = ops.sample_token(row.expand(DRAWS, vocab), *arguments).token
+    counts = torch.bincount(token, minlength=vocab).double()
+    assert (counts[expected == 0] == 0).all(), "a token outside of the kept set was drawn"
+
+    # Bins of at least 10 expected draws: tokens in the order of their probability, joined.
+    order = expected.argsort()
+    bin_of = (expected[order].cumsum(0) * DRAWS // 10).long()
+    bins = int(bin_of.max()) + 1
+    observed = torch.zeros(bins, dtype=torch.float64).scatter_add_(0, bin_of, counts[order])
+    wanted = torch.zeros(bins, dtype=torch.float64).scatter_add_(0, bin_of, expected[order])
+    is_used = wanted > 0
+    observed, wanted = observed[is_used], wanted[is_used] * DRAWS
+    statistic = ((observed - wanted) ** 2 / wanted).sum().item()
+    freedom = observed.numel() - 1
+    # Wilson and Hilferty: (chi2 / n)^(1/3) is nearly normal; 4.76 deviations are 1e-6.
+    spread = math.sqrt(2 / (9 * freedom))
+    deviations = ((statistic / freedom) ** (1 / 3) - (1 - spread**2)) / spread
+    assert deviations < 4.76, f"chi-square {statistic:.1f} with {freedom} degrees of freedom"
+
+
+@pytest.mark.parametrize("parameters", [{"top_k": 30}, {"top_k": 90}, {"top_p": 0.8}], ids=str)
+def test_every_kept_token_is_drawn_and_no_other(parameters):
+    row = normal(1, 1500, 0.3)[0]
+    kept = probabilities(row, **parameters) > 0
+    draws = 60 * int(kept.sum())
+    token = ops.sample_token(row.expand(draws, -1), *options(draws, **parameters)).token
+    assert torch.equal(torch.bincount(token, minlength=1500) > 0, kept)
+
+
+def test_a_flat_row_reaches_every_token():
+    vocab, draws = 20_000, 1_000
+    token = ops.sample_token(torch.zeros(1, vocab).expand(draws, -1), *options(draws)).token
+    u = uniform53(*options(draws)[4:], PURPOSE_SAMPLE_TOKEN)
+    assert torch.equal(token, (u * vocab).long())
+
+
+def test_seeds_and_positions_give_unlike_draws():
+    row = torch.zeros(1, 30_000).expand(200, -1)
+    first = ops.sample_token(row, *options(200, seed=1)).token
+    assert first.unique().numel() > 190
+    for other in (
+        options(200, seed=2),
+        options(200, seed=1 << 32),
+        options(200, 1.0, 0, 1.0, 0.0, 1, 200),
+    ):
+        assert (ops.sample_token(row, *other).token == first).sum() < 5
+    again = ops.sample_token(row, *options(200, seed=1)).token
+    assert torch.equal(first, again)
+
+
+# ---- strange values ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"temperature": 0.0}, {}, {"top_k": 5}, {"top_p": 0.5}], ids=str
+)
+@pytest.mark.parametrize("vocab", [3, 1500])
+def test_rows_with_strange_values(vocab, parameters):
+    logits = normal(6, vocab)
+    logits[0] = -INF
+    logits[1] = NAN
+    logits[2, 1:] = -INF
+    logits[3, 0] = NAN
+    logits[4, [1, 2]] = INF
+    result = check(logits, options(6, **parameters))
+    assert result.token[:3].tolist() == [-1, -1, 0]
+    assert result.logprob[:3].tolist() == [-INF, -INF, 0.0]
+    assert (result.token[4], result.logprob[4]) == (1, 0.0)
+
+
+@pytest.mark.parametrize("temperature", [1e-45, 1e-30, 1e30, INF, NAN])
+def test_extreme_temperatures(temperature):
+    """Very cold takes the best, very hot draws evenly; NaN is not above 0, so it takes the best."""
+    logits = normal(50, 700)
+    result = run(logits, options(50, temperature))
+    if temperature > 1:
+        u = uniform53(*options(50)[4:], PURPOSE_SAMPLE_TOKEN)
+        assert torch.equal(result.token, (u * 700).long())
+    else:
+        assert torch.equal(result.token, logits.argmax(1))
+
+
+def test_extreme_truncations():
+    logits = normal(20, 700)
+    best = logits.argmax(1)
+    for only_best in ({"min_p": 1.0}, {"min_p": 7.0}, {"min_p": INF}, {"top_p": -1.0}):
+        assert torch.equal(run(logits, options(20, **only_best)).token, best)
+    everything = run(logits, options(20)).token
+    for all_kept in ({"top_k": -3}, {"top_k": 2**62}, {"top_p": 2.0}, {"min_p": -1.0}):
+        assert torch.equal(run(logits, options(20, **all_kept)).token, everything)
+
+
+def test_logits_that_differ_by_more_than_a_float_holds():
+    low, high = torch.finfo().min, torch.finfo().max
+    logits = torch.tensor([[low, high, low], [low, -INF, -INF]])
+    assert check(logits, options(2)).token.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"top_k": 20}, {"top_p": 0.95}, {"temperature": 0.0}], ids=str
+)
+def test_blocked_ids_are_never_drawn(parameters):
+    logits = normal(300, 1100, 0.5)
+    logits[:, 1024] = 9.0
+    blocked = torch.cat((torch.tensor([1024, 1099, 0, 0]), torch.arange(500, 540)))
+    token = check(logits, options(300, **parameters), blocked).token
+    assert not torch.isin(token, blocked).any()
+    all_blocked = run(logits[:2, :30], options(2, **parameters), torch.arange(30))
+    assert all_blocked.token.tolist() == [-1, -1]
+
+
+# ---- independence --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parameters", TRUNCATIONS[::4], ids=str)
+def test_a_request_draws_the_same_alone_and_in_a_batch(parameters):
+    logits = normal(16, 3000, 1.0)
+    arguments = options(16, 0.9, **parameters)
+    together = run(logits, arguments)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    for rows in (order, torch.tensor([7]), torch.arange(3, 6)):
+        result = ops.sample_token(logits[rows], *(a[rows] for a in arguments))
+        for actual, expected in zip(result, together, strict=True):
+            assert_same_bits(actual, expected[rows])
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_any_number_of_threads_draws_the_same(batch):
+    logits = normal(batch, 60_000, 1.0)
+    arguments = options(batch, 1.1, top_p=0.97)
+    expected = ops.sample_token(logits, *arguments)
+    for count in (1, 2, 5, 16):
+        with threads(count):
+            for actual, wanted in zip(ops.sample_token(logits, *arguments), expected, strict=True):
+                assert_same_bits(actual, wanted, f"{count} threads")
+
+
+def test_any_layout_draws_the_same():
+    logits = normal(5, 2100)
+    arguments = options(5, top_p=0.9)
+    expected = check(logits, arguments)
+    wide = torch.full((5, 2107), NAN)
+    wide[:, 3:2103] = logits
+    spread = tuple(a.repeat_interleave(3)[::3] for a in arguments)
+    for other in (wide[:, 3:2103], logits.T.contiguous().T):
+        assert not other.is_contiguous()
+        for actual, wanted in zip(ops.sample_token(other, *spread), expected, strict=True):
+            assert_same_bits(actual, wanted)
+
+
+def test_empty_batch_gives_empty_results():
+    result = ops.sample_token(torch.zeros(0, 9), *options(0))
+    assert [tuple(t.shape) for t in result] == [(0,), (0,)]
+
+
+# ---- anything ------------------------------------------------------------------------------------
+
+VALUES = st.sampled_from([0.0, 1.0, -2.0, 20.0, INF, -INF, NAN]) | st.floats(-9, 9, width=32)
+
+
+@st.composite
+def calls(draw):
+    palette = torch.tensor(draw(st.lists(VALUES, min_size=1, max_size=8)))
+    vocab = draw(st.integers(1, 2200))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    logits = palette[torch.randint(len(palette), (1, vocab), generator=generator)]
+    if draw(st.booleans()):
+        logits = logits + torch.randn(1, vocab, generator=generator)
+    return logits.to(draw(st.sampled_from(DTYPES))), options(
+        1,
+        draw(st.floats(0.125, 3, width=32)),
+        draw(st.integers(0, 200)),
+        draw(st.floats(0.0, 1.0, width=32)),
+        draw(st.just(0.0) | st.floats(0.0, 1.0, width=32)),
+        draw(st.integers(-(2**63), 2**63 - 1)),
+    )
+
+
+@given(calls())
+@settings(max_examples=80, deadline=None)
+def test_anything_draws_what_the_reference_draws_but_for_rounding(call):
+    """Where the token differs, the number drawn or a truncation lies within rounding of a boundary:
+    then a change of the parameters by 1e-5 makes the reference draw the same token."""
+    logits, arguments = call
+    token = run(logits, arguments).token
+    temperature, top_k, top_p, min_p, seed, position = arguments
+
+    def drawn(top_p, min_p):
+        return reference.sample_token(
+            logits, temperature, top_k, top_p, min_p, seed, position
+        ).token
+
+    if torch.equal(token, drawn(top_p, min_p)):
+        return
+    near = [drawn(top_p + a, min_p * (1 + b)) for a in (-1e-5, 0, 1e-5) for b in (-1e-5, 0, 1e-5)]
+    low, high = min(near).item(), max(near).item()
+    weight = torch.softmax(logits.double().nan_to_num(-INF) / temperature.item(), 1)[0]
+    between = weight[min(low, token.item()) + 1 : max(high, token.item())].sum()
+    assert between < 1e-4, f"{token} is far from what the reference draws, {near}"

@@ -1,0 +1,311 @@
+"""A teacher behind a completions server: equal to the same model in this process, and nothing is
+lost when the server misbehaves.
+"""
+
+import math
+import sqlite3
+
+import pytest
+import torch
+from architectures import PROMPT, VOCAB
+from completions_server import CompletionsServer
+from models import one_thread, prompts, tiny_model  # noqa: F401
+from test_teacher import median_kl, teacher_model
+
+import s2t_ext
+from s2t_ext import S2TConfig, Teacher
+from s2t_ext.teachers.completions_client import CompletionsClient, TeacherServerError
+from s2t_ext.teachers.server_answers import Position, TokenNames, parse_echo, parse_next
+
+NEW = 8
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    """Loopback is reached directly, whatever the machine's proxy."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def large():
+    return teacher_model()
+
+
+def teacher_at(url, **options) -> Teacher:
+    return Teacher.from_server(url, "tiny", **{"backoff": 0.01, "timeout": 20.0, **options})
+
+
+def decode(teacher, config, inputs=None):
+    inputs = inputs or prompts(True)
+    output = s2t_ext.generate(
+        tiny_model("llama"),
+        inputs.ids,
+        attention_mask=inputs.mask,
+        s2t=config,
+        teacher=teacher,
+        max_new_tokens=NEW,
+        do_sample=False,
+        return_dict_in_generate=True,
+        seed=0,
+    )
+    return output.sequences.tolist(), output.s2t
+
+
+@pytest.mark.parametrize("style", ["lists", "content"])
+@pytest.mark.parametrize("select", ["teacher", "takeover"])
+def test_the_whole_list_equals_a_local_teacher(large, select, style):
+    """A server that lists every token says what the model says, divergence included."""
+    threshold = median_kl(tiny_model("llama"), large, prompts(True))
+    config = S2TConfig(k=4, trigger="kl", threshold=threshold, select=select, warmup_steps=1)
+    expected, local = decode(Teacher.from_model(large), config)
+    with CompletionsServer(large, style=style).running() as url:
+        actual, record = decode(teacher_at(url, top_logprobs=VOCAB, mode="top"), config)
+    assert actual == expected and record.changed_tokens > 0
+    for ours, theirs in zip(record.rows, local.rows, strict=True):
+        assert ours.statistics == pytest.approx(theirs.statistics, abs=1e-4)
+    # A request per unfinished row and step after the warmup.
+    assert record.teacher_forward_passes == record.steps - len(record.rows)
+
+
+@pytest.mark.parametrize("select", ["teacher", "takeover"])
+def test_exact_candidates_equal_a_local_teacher(large, select):
+    """With a list of 2, the candidates it lacks are asked for by echo."""
+    config = S2TConfig(k=8, trigger="random", threshold=0.5, select=select, warmup_steps=0)
+    expected, _ = decode(Teacher.from_model(large), config)
+    server = CompletionsServer(large, most=2)
+    with server.running() as url:
+        teacher = teacher_at(url)
+        actual, record = decode(teacher, config)
+    assert actual == expected and record.changed_tokens > 0
+    assert teacher.mode == "exact"
+    # Rows that were not triggered cost nothing (two requests are the test of the echo).
+    asked = [body for body in server.bodies if not body.get("echo")]
+    assert len(asked) == record.triggers + 1
+    assert record.teacher_forward_passes == len(server.bodies)
+
+
+@pytest.mark.parametrize("echo", ["missing", "refused", "shifted"])
+def test_without_a_right_echo_only_the_list_counts(large, echo):
+    """Candidates the list lacks get the floor: a listed one beats them, else the favourite wins."""
+    config = S2TConfig(k=8, trigger="always", select="teacher", warmup_steps=0)
+    server = CompletionsServer(large, echo=echo, most=3)
+    inputs = prompts(False)
+    with server.running() as url:
+        teacher = teacher_at(url)
+        sequences, record = decode(teacher, config, inputs)
+    assert teacher.mode == "top"
+    for row, sequence in zip(record.rows, sequences, strict=True):
+        for step, rank in enumerate(row.chosen_ranks):
+            prefix = torch.tensor([sequence[: PROMPT + step]])
+            with torch.no_grad():
+                ours = tiny_model("llama")(prefix).logits[0, -1].topk(8).indices.tolist()
+                theirs = large(prefix).logits[0, -1].topk(3).indices.tolist()
+            ranks = [theirs.index(c) if c in theirs else 3 for c in ours]
+            assert rank == ranks.index(min(ranks))
+
+
+def test_the_floor_is_the_largest_value_an_unlisted_token_can_have():
+    names = TokenNames()
+    top = [["token_id:5", math.log(0.5)], [7, math.log(0.3)]]
+    position = Position({"chosen": ["token_id:5", math.log(0.5)], "top": top}, names)
+    assert position.argmax == 5 and position[7] == math.log(0.3) and position[-1] == -math.inf
+    assert position.floor == pytest.approx(math.log(0.2))  # the mass that is left
+    assert position[11] == position.floor and 11 not in position
+    narrow = Position({"chosen": [5, math.log(0.4)], "top": [[5, math.log(0.4)]]}, names)
+    assert narrow.floor == math.log(0.4)  # no more than the last one listed
+    assert Position({"chosen": [5, -1.0], "top": top}, names, floor=-20.0)[11] == -20.0
+
+
+def test_tokens_named_by_text():
+    class Words:
+        def get_vocab(self):
+            return {"a": 0, "b": 1, "c": 2, "d": 3}
+
+        def batch_decode(self, ids):
+            return [["x", " y", "?", "?"][i] for (i,) in ids]
+
+    names = TokenNames(Words())
+    assert [names.id_of(n) for n in ("x", " y", "?", "z", "token_id:3", 9)] == [0, 1, -1, -1, 3, 9]
+    assert TokenNames().id_of("x") == -1
+
+
+def trajectory_labels(teacher, length=24, first=9):
+    ids = torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        logits = tiny_model("llama")(ids[None]).logits[0, first - 1 : -1]
+    support = s2t_ext.ops.propose_candidates(logits.contiguous(), 16, 16)
+    return teacher.label_trajectory(ids, first, support.ids, support.logits)
+
+
+@pytest.mark.parametrize("echo", ["right", "missing"])
+def test_labels_of_a_trajectory(large, echo):
+    """One echo, or a request a step, equals a local teacher's prefill."""
+    expected = trajectory_labels(Teacher.from_model(large))
+    server = CompletionsServer(large, echo=echo)
+    with server.running() as url:
+        actual = trajectory_labels(teacher_at(url, top_logprobs=VOCAB))
+    torch.testing.assert_close(actual.kl, expected.kl, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        actual.candidate_logprobs, expected.candidate_logprobs, atol=1e-4, rtol=1e-4
+    )
+    assert torch.equal(actual.teacher_argmax, expected.teacher_argmax)
+    assert len(server.bodies) == (3 if echo == "right" else 1 + 5 + 15)
+
+
+def test_a_server_has_no_vocabulary_wide_logits(large):
+    with pytest.raises(NotImplementedError, match="use label_trajectory"):
+        Teacher.from_server("http://127.0.0.1:9", "tiny").score_trajectory(torch.arange(9), 3)
+
+
+@pytest.mark.parametrize(
+    "fault", ["refuse", "slow", "drip", "text", "empty", "bare", "busy", "half"]
+)
+def test_a_passing_fault_is_asked_again(large, fault):
+    server = CompletionsServer(large)
+    server.faults = [fault, fault]
+    with server.running() as url:
+        client = CompletionsClient(url, "tiny", backoff=0.01, timeout=0.4, retries=2)
+        record = client.complete({"prompt": [3, 4, 5], "max_tokens": 1, "logprobs": 2}, parse_next)
+    assert len(record["top"]) == 2 and len(server.bodies) == 3 and client.requests >= 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("refuse", r"RemoteDisconnected|ConnectionReset"),
+        ("slow", r"[Tt]imed? ?out"),
+        ("drip", r"no complete answer within 0.4 s|[Tt]imed? ?out"),
+        ("text", "JSONDecodeError"),
+        ("empty", "no choices"),
+        ("bare", "no log-probabilities"),
+        ("busy", "status 503"),
+        ("half", "IncompleteRead|Connection"),
+    ],
+)
+def test_a_lasting_fault_names_the_request(large, fault, message):
+    server = CompletionsServer(large)
+    server.faults = [fault] * 9
+    with server.running() as url:
+        client = CompletionsClient(url, "tiny", backoff=0.01, timeout=0.4, retries=1)
+        with pytest.raises(TeacherServerError, match=message) as caught:
+            client.complete({"prompt": [3, 4, 5], "max_tokens": 1, "logprobs": 2}, parse_next)
+    text = str(caught.value)
+    assert (
+        f"POST {url}/v1/completions for model 'tiny', prompt of 3 tokens ending in [3, 4, 5]"
+        in text
+    )
+    assert "after 2 attempts" in text and len(server.bodies) == 2
+
+
+def test_a_refused_request_is_not_repeated(large):
+    server = CompletionsServer(large)
+    server.faults = ["bad"]
+    with server.running() as url:
+        client = CompletionsClient(url, "tiny", backoff=0.01)
+        with pytest.raises(TeacherServerError, match="status 400: .*no such model.* 1 attempt$"):
+            client.complete({"prompt": [3], "logprobs": 2}, parse_next)
+    assert len(server.bodies) == 1
+
+
+def test_no_server_at_all():
+    client = CompletionsClient("http://127.0.0.1:9", "tiny", backoff=0.01, retries=1)
+    with pytest.raises(TeacherServerError, match="refused.* after 2 attempts"):
+        client.complete({"prompt": [3], "logprobs": 2}, parse_next)
+
+
+def test_a_server_that_dies_midway_loses_nothing(large, tmp_path):
+    """What was answered before is in the cache: the second run asks only for the rest, of a server
+    with another address, and ends where an undisturbed run ends.
+    """
+    config = S2TConfig(k=4, trigger="always", select="teacher", warmup_steps=0)
+    options = {"cache_dir": tmp_path, "top_logprobs": VOCAB, "mode": "top"}
+    server = CompletionsServer(large)
+    with server.running() as url:
+        expected, _ = decode(teacher_at(url, top_logprobs=VOCAB, mode="top"), config)
+    total = len(server.bodies)
+    dying = CompletionsServer(large)
+    dying.dies_after = total // 2
+    with dying.running() as url, pytest.raises(TeacherServerError, match="after 2 attempts"):
+        decode(teacher_at(url, retries=1, **options), config)
+    again = CompletionsServer(large)
+    with again.running() as url:
+        actual, record = decode(teacher_at(url, **options), config)
+        assert actual == expected
+        assert len(again.bodies) == total - total // 2 == record.teacher_forward_passes
+    # Everything is known now: no server is needed.
+    assert decode(teacher_at("http://127.0.0.1:9", **options), config)[0] == expected
+
+
+def test_answers_beside_a_failed_one_are_kept(large, tmp_path):
+    server = CompletionsServer(large)
+    server.faults = [None, None, "bad", None, None]
+    bodies = [{"prompt": [3, i], "logprobs": 2} for i in range(10, 15)]
+    with server.running() as url:
+        client = CompletionsClient(url, "tiny", cache_dir=tmp_path, concurrency=3)
+        with pytest.raises(TeacherServerError, match="status 400"):
+            client.complete_all(bodies, parse_next)
+        assert len(client.cache) == 4
+        assert len(client.complete_all(bodies, parse_next)) == 5
+    assert len(server.bodies) == 6
+
+
+def test_an_interrupted_write_leaves_the_cache_readable(large, tmp_path):
+    """A writer killed inside its transaction leaves the entries before it."""
+    with CompletionsServer(large).running() as url:
+        client = CompletionsClient(url, "tiny", cache_dir=tmp_path)
+        client.complete({"prompt": [3], "logprobs": 2}, parse_next)
+    other = sqlite3.connect(tmp_path / "completions.sqlite")
+    other.execute("INSERT INTO answers VALUES ('half', '{')")
+    other.close()  # without a commit, as a killed process would
+    fresh = CompletionsClient("http://127.0.0.1:9", "tiny", cache_dir=tmp_path)
+    assert len(fresh.cache) == 1
+    assert fresh.complete({"prompt": [3], "logprobs": 2}, parse_next)["top"]
+
+
+def test_a_file_that_is_no_cache_is_refused(tmp_path):
+    (tmp_path / "completions.sqlite").write_text("something else entirely" * 100)
+    with pytest.raises(ValueError, match="cache_dir must hold a cache or nothing"):
+        CompletionsClient("http://127.0.0.1:9", "tiny", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "best"}, "mode must be one of auto, exact, top, got best"),
+        ({"prompt": "text"}, "tokenizer must be given for prompt='text'"),
+        ({"top_logprobs": 0}, "top_logprobs must be at least 1"),
+        ({"floor": 1.0}, "floor must be at most 0 nats"),
+        ({"timeout": 0.0}, "timeout must be above 0"),
+        ({"retries": -1}, "retries must be at least 0"),
+        ({"concurrency": 0}, "concurrency must be at least 1"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Teacher.from_server("http://127.0.0.1:9", "tiny", **options)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://"])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ValueError, match="url must be http"):
+        Teacher.from_server(url, "tiny")
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        {"tokens": ["a"], "token_logprobs": [-1.0]},
+        {"tokens": ["a"], "token_logprobs": [-1.0, -2.0], "top_logprobs": [{}]},
+        {"tokens": ["a"], "token_logprobs": ["high"], "top_logprobs": [{"a": -1.0}]},
+        {"tokens": ["a"], "token_logprobs": [3.0], "top_logprobs": [{"a": 3.0}]},
+        {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [None]},
+        {"content": [{"token": "a"}]},
+        {"content": []},
+        [],
+    ],
+)
+def test_log_probabilities_of_unknown_shape_are_unusable(logprobs):
+    for parse in (parse_next, lambda choice: parse_echo(choice, 2, 1)):
+        with pytest.raises(ValueError):
+            parse({"logprobs": logprobs})

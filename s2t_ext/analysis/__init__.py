@@ -1,0 +1,1 @@
+"""Studies of a model and its teacher: calibration and local sufficiency."""

@@ -1,0 +1,98 @@
+"""Calibration: the threshold at which a trigger fires at a wanted rate on your own prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from s2t_ext.config import S2TConfig
+from s2t_ext.generation import generate
+from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.selectors.parts import Calibration
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.triggers import FIRES_BELOW, threshold_at_rate
+
+CALIBRATED_TRIGGERS = ("entropy", "margin", "head")
+
+
+def calibrate(
+    model: nn.Module,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    *,
+    rate: float = 0.01,
+    trigger: str = "entropy",
+    selector: Selector | None = None,
+    max_new_tokens: int = 256,
+    batch_size: int = 8,
+    use_chat_template: bool = True,
+    progress: bool | None = None,
+    **generate_kwargs: Any,
+) -> Calibration:
+    """Measures a trigger's statistic on the model's own greedy rollouts and takes its quantile
+    (paper, section 3.2).
+
+    Args:
+        model, tokenizer: The student; the tokenizer must pad on the left (it is set to).
+        prompts: Texts; with `use_chat_template` each is one user turn.
+        rate: Share of steps that should trigger, in (0, 1). Steps of the warmup are not counted.
+        trigger: "entropy", "margin" or "head" (which needs `selector`).
+        selector: If given, the calibration is also stored in it.
+        max_new_tokens, batch_size, generate_kwargs: Of the rollouts.
+        progress: Show a progress bar; None shows it on a terminal.
+
+    Returns:
+        A `Calibration` with the threshold, the rate it has on these rollouts, and the number of
+        steps behind it.
+
+    Raises:
+        ValueError: for a rate, trigger or prompt list that cannot be used.
+    """
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"calibrate: rate must be in (0, 1), got {rate}")
+    if trigger not in CALIBRATED_TRIGGERS:
+        allowed = ", ".join(CALIBRATED_TRIGGERS)
+        raise ValueError(f"calibrate: trigger must be one of {allowed}, got {trigger!r}")
+    if not prompts:
+        raise ValueError("calibrate: prompts must hold at least one text, got none")
+    if trigger == "head" and (selector is None or selector.trigger_head is None):
+        raise ValueError(
+            "calibrate: selector must have a trigger head for trigger='head', got none"
+        )
+    base = (selector.decoding if selector is not None else None) or S2TConfig()
+    config = replace(base, trigger=trigger, threshold=_never_reached(trigger), select="local")
+    texts = [chat_prompt(tokenizer, p) if use_chat_template else p for p in prompts]
+    statistics: list[float] = []
+    hidden = None if progress is None else not progress
+    for start in tqdm(range(0, len(texts), batch_size), desc="calibrate", disable=hidden):
+        inputs = pad_prompts(tokenizer, texts[start : start + batch_size], model)
+        output = generate(
+            model,
+            inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            s2t=config,
+            selector=selector,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+            **generate_kwargs,
+        )
+        assert not isinstance(output, torch.Tensor) and output.s2t is not None
+        for row in output.s2t.rows:
+            statistics += row.statistics[config.warmup_steps :]
+    calibration = threshold_at_rate(statistics, rate, trigger, prompts)
+    if selector is not None:
+        selector.calibrations[trigger] = calibration
+    return calibration
+
+
+def _never_reached(trigger: str) -> float:
+    """A threshold at which the trigger never fires, so the rollouts are the plain model's."""
+    if trigger == "head":
+        return 1.0
+    return float("-inf") if trigger in FIRES_BELOW else float("inf")

@@ -1,0 +1,158 @@
+"""Local sufficiency: how often the teacher's token is among the student's own K best (paper,
+section 3.1), and where.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from s2t_ext.analysis.sufficiency_report import ABSENT, SUPPORT, sufficiency_report
+from s2t_ext.hf.adapters import unwrap_peft
+from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
+from s2t_ext.hf.logits_head import find_logits_head
+from s2t_ext.hf.prompts import chat_prompt
+from s2t_ext.hf.trajectory import CHUNK, trajectory_support
+from s2t_ext.rollouts import roll_out
+from s2t_ext.runs.run_folder import RunFolder
+from s2t_ext.teachers.base import Teacher, describe_teacher
+
+
+def measure_sufficiency(
+    model: nn.Module,
+    tokenizer: Any,
+    teacher: Teacher,
+    prompts: Sequence[str],
+    output: str | Path,
+    *,
+    max_new_tokens: int = 512,
+    batch_size: int = 8,
+    temperature: float = 0.0,
+    seed: int = 0,
+    bootstrap_samples: int = 1000,
+    use_chat_template: bool = True,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Rolls the student out, scores every step with one prefill of student and teacher, reports.
+
+    Call it again with the same arguments to resume an interrupted run.
+
+    Args:
+        model, tokenizer: The student.
+        teacher: A `Teacher`; its tokenizer, if it has one, must be the student's.
+        prompts: Texts; with `use_chat_template` each is one user turn.
+        output: Folder of the run: settings, versions, a line per problem, `report.json`.
+        max_new_tokens, batch_size: Of the rollouts. temperature: 0 rolls out greedily.
+        seed: Of sampling and bootstrap.
+        bootstrap_samples: Resamples of the problems behind the intervals.
+        progress: Show a progress bar; None shows it on a terminal.
+
+    Returns:
+        The report, see `s2t_ext.analysis.sufficiency_report.sufficiency_report`.
+
+    Raises:
+        ValueError: for no prompts, a teacher with another tokenizer, or a folder of another run.
+    """
+    if not prompts:
+        raise ValueError("measure_sufficiency: prompts must hold at least one text, got none")
+    if teacher.tokenizer is not None:
+        check_same_tokenizer(tokenizer, teacher.tokenizer)
+    settings = {
+        "student": describe_base_model(unwrap_peft(model)),
+        "teacher": describe_teacher(teacher),
+        "prompts": list(prompts),
+        **dict(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature),
+        **dict(seed=seed, use_chat_template=use_chat_template),
+    }
+    run = RunFolder(output, settings, "measure_sufficiency")
+    records = {r["index"]: r for r in run.results("problems")}
+    todo = [i for i in range(len(prompts)) if i not in records]
+    measurer = _Measurer(model, tokenizer, teacher)
+    bar = tqdm(
+        total=len(prompts),
+        initial=len(records),
+        desc="sufficiency",
+        unit="problem",
+        disable=None if progress is None else not progress,
+    )
+    for begin in range(0, len(todo), batch_size):
+        part = todo[begin : begin + batch_size]
+        texts = [
+            chat_prompt(tokenizer, prompts[i]) if use_chat_template else prompts[i] for i in part
+        ]
+        for record in measurer.measure(part, texts, temperature, max_new_tokens, seed):
+            run.append("problems", record)
+            records[record["index"]] = record
+            bar.update()
+    bar.close()
+    ordered = [records[i] for i in range(len(prompts))]
+    report = sufficiency_report(ordered, samples=bootstrap_samples, seed=seed)
+    run.write("report.json", report)
+    return report
+
+
+class _Measurer:
+    """Rollouts, and one prefill of student and teacher for each."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, teacher: Teacher) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.teacher = teacher
+        self.plain: Any = unwrap_peft(model)
+        self.head = find_logits_head(self.plain)
+
+    def measure(
+        self, indices: list[int], texts: list[str], temperature: float, length: int, seed: int
+    ) -> list[dict[str, Any]]:
+        """One record per problem."""
+        start = time.perf_counter()
+        pairs = roll_out(
+            self.model,
+            self.tokenizer,
+            texts,
+            temperature=temperature,
+            max_new_tokens=length,
+            seeds=[seed + i for i in indices],
+        )
+        rollout = (time.perf_counter() - start) / len(indices)
+        records = []
+        for index, (prompt, response) in zip(indices, pairs, strict=True):
+            seconds = {"rollout": rollout}
+            labels = self._label(prompt, response, seconds)
+            record = {"index": index, "prompt_tokens": len(prompt), "response": response}
+            records.append({**record, **labels, "seconds": seconds})
+        return records
+
+    @torch.no_grad()
+    def _label(
+        self, prompt: list[int], response: list[int], seconds: dict[str, float]
+    ) -> dict[str, Any]:
+        if not response:
+            return {"kl": [], "entropy": [], "rank": []}
+        start = time.perf_counter()
+        ids = torch.tensor([*prompt, *response], device=self.plain.device)
+        support = trajectory_support(self.plain, self.head, ids, len(prompt), SUPPORT)
+        seconds["student"] = time.perf_counter() - start
+        answer = self.teacher.label_trajectory(
+            ids,
+            len(prompt),
+            support.ids,
+            support.logits,
+            vocabulary=vocabulary_size(self.plain),
+            chunk=CHUNK,
+        )
+        seconds["teacher"] = time.perf_counter() - start - seconds["student"]
+        matches = support.ids == answer.teacher_argmax[:, None]
+        rank = torch.where(matches.any(1), matches.int().argmax(1), ABSENT)
+        kl = answer.kl.double().nan_to_num(posinf=1e4)
+        return {
+            "kl": [float(f"{v:.6g}") for v in kl.tolist()],
+            "entropy": [float(f"{v:.6g}") for v in support.support_entropy.tolist()],
+            "rank": rank.tolist(),
+        }

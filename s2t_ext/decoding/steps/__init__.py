@@ -1,0 +1,1 @@
+"""Ways to take K candidates through the model in one step."""

@@ -1,0 +1,153 @@
+"""Candidates as extra batch rows: works for every causal model, at the price of copying the
+triggered rows' cache K times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.generation.utils import ALL_CACHE_NAMES
+
+from s2t_ext.decoding.steps.candidate_step import Committed
+from s2t_ext.hf.cache_argument import cache_name, cache_of
+from s2t_ext.hf.candidate_cache import can_commit
+from s2t_ext.hf.context import CandidateContext
+from s2t_ext.hf.logits_head import traced_head
+
+
+class ExpandStep:
+    """A candidate forward by batch expansion: triggered rows K times, the others once, one ordinary
+    one-token forward.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.forward_passes = 0
+        self.tokens = 0
+        self._cache: Cache | None = None
+        self._undo: Callable[[], None] | None = None
+        self._starts: torch.Tensor | None = None
+        self._logits: torch.Tensor | None = None
+        self._hidden: torch.Tensor | None = None
+
+    def forward(
+        self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
+    ) -> torch.Tensor:
+        """See `CandidateStep.forward`; rows that need no choice are not expanded."""
+        batch, k = candidates.shape
+        cache = self._catch_up(context)
+        copies = torch.where(needed, k, 1)
+        rows = torch.repeat_interleave(torch.arange(batch, device=copies.device), copies)
+        starts = copies.cumsum(0) - copies
+        slots = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
+        self._undo = None if can_commit(cache) else _restorer(cache)
+        cache.reorder_cache(rows)
+        outputs, hidden = self._run(
+            torch.cat([context.input_ids[rows], candidates[rows, slots][:, None]], dim=1),
+            1,
+            cache,
+            None if context.attention_mask is None else context.attention_mask[rows],
+            _take_rows(context.position_ids, rows, batch),
+            context.model_kwargs,
+        )
+        self._cache = cache_of(outputs, cache)
+        self._starts, self._logits, self._hidden = starts, outputs.logits[:, -1], hidden[:, -1]
+        self.forward_passes, self.tokens = (
+            1 + bool(context.num_pending),
+            rows.shape[0] + context.pending.numel(),
+        )
+        spread = (starts[:, None] + torch.arange(k, device=starts.device)).clamp(
+            max=rows.shape[0] - 1
+        )
+        return self._hidden[torch.where(needed[:, None], spread, starts[:, None])]
+
+    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
+        """See `CandidateStep.commit`; the winners' logits are those of their own rows."""
+        assert self._cache is not None and self._starts is not None
+        assert self._logits is not None and self._hidden is not None
+        winners = self._starts + slot
+        self._cache.reorder_cache(winners)
+        logits = self._logits[winners] if need_logits else None
+        committed = Committed(self._cache, logits, self._hidden[winners], self._undo)
+        self._cache = self._starts = self._logits = self._hidden = self._undo = None
+        return committed
+
+    def _catch_up(self, context: CandidateContext) -> Cache:
+        """Takes the pending tokens through the model first; they cannot share the expanded
+        forward.
+        """
+        if not context.num_pending:
+            return context.cache
+        mask, positions = context.attention_mask, context.position_ids
+        outputs, _ = self._run(
+            context.input_ids,
+            context.num_pending,
+            context.cache,
+            None if mask is None else mask[:, :-1],
+            None if positions is None else positions[..., :-1],
+            context.model_kwargs,
+            # Some models read the mask of the prompt only then.
+            is_first_iteration=context.num_pending == context.input_ids.shape[1],
+        )
+        return cache_of(outputs, context.cache)
+
+    def _run(
+        self,
+        input_ids: torch.Tensor,
+        new_tokens: int,
+        cache: Cache,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor | None,
+        model_kwargs: dict[str, Any],
+        is_first_iteration: bool = False,
+    ) -> tuple[Any, torch.Tensor]:
+        options = {k: v for k, v in model_kwargs.items() if k not in _CARRIED_ELSEWHERE}
+        inputs = self.model.prepare_inputs_for_generation(
+            input_ids,
+            next_sequence_length=new_tokens,
+            is_first_iteration=is_first_iteration,
+            **{cache_name(model_kwargs): cache},
+            attention_mask=mask,
+            **({} if positions is None else {"position_ids": positions}),
+            **options,
+        )
+        with traced_head(self.model) as trace:
+            outputs = self.model(**inputs, return_dict=True)
+        assert trace.hidden is not None
+        return outputs, trace.hidden
+
+
+def _restorer(cache: Cache) -> Callable[[], None]:
+    """A function that puts the layers back as they are now, for caches that cannot be cropped.
+
+    Reordering gives a layer new tensors, so keeping the old ones is enough; only counters are
+    written in place.
+    """
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, dict):
+            return dict(value)
+        if isinstance(value, torch.Tensor) and value.dim() == 0:
+            return value.clone()
+        return value
+
+    layers = list(cache.layers)
+    states = [{name: copied(value) for name, value in vars(layer).items()} for layer in layers]
+
+    def restore() -> None:
+        cache.layers = layers
+        for layer, state in zip(layers, states, strict=True):
+            vars(layer).update(state)
+
+    return restore
+
+
+_CARRIED_ELSEWHERE = {"attention_mask", "position_ids", "inputs_embeds", *ALL_CACHE_NAMES}
+
+
+def _take_rows(tensor: torch.Tensor | None, rows: torch.Tensor, batch: int) -> torch.Tensor | None:
+    return None if tensor is None else tensor.expand(*tensor.shape[:-2], batch, -1)[..., rows, :]

@@ -1,0 +1,177 @@
+"""Can this model run K candidates in one tree forward? Decided by trying it, once per model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
+
+from s2t_ext.decoding.steps.candidate_step import CandidateStep
+from s2t_ext.decoding.steps.expand_step import ExpandStep
+from s2t_ext.decoding.steps.tree_step import TreeStep
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.candidate_cache import candidate_cache
+from s2t_ext.hf.context import CandidateContext
+from s2t_ext.hf.logits_head import LogitsHead, find_logits_head
+
+#: Largest |tree - expand| allowed, relative to the largest hidden or logit value. Leaks between
+#: candidates measure 1e-1 and more.
+_TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-8}
+_LOW_PRECISION_TOLERANCE = 5e-2
+
+#: Where tree steps leave out the slots that do not matter: to know how many tokens are left, a GPU
+#: would have to be waited for. Whether that would pay there has not been measured.
+RAGGED_DEVICES = ("cpu",)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What was found out about a model.
+
+    Attributes:
+        head: How to get logits from hidden states.
+        tree: Whether the tree forward is exact for it.
+        reason: Why, in words for the user.
+        ragged: Whether it also is with the slots left out that do not matter; False outside
+            `RAGGED_DEVICES`.
+    """
+
+    head: LogitsHead
+    tree: bool
+    reason: str
+    ragged: bool = False
+
+
+#: Kept on the model itself: a table would keep the model alive, since the findings refer to it.
+_ATTRIBUTE = "_s2t_attachment"
+
+
+def attach(model: PreTrainedModel) -> Attachment:
+    """The findings for `model`, from the first call with its present dtype, device and attention
+    implementation.
+    """
+    try_ragged = model.device.type in RAGGED_DEVICES
+    key = (
+        *(model.dtype, str(model.device), model.config._attn_implementation, model.training),
+        try_ragged,
+    )
+    known: tuple[Any, Attachment] | None = model.__dict__.get(_ATTRIBUTE)
+    if known is not None and known[0] == key:
+        return known[1]
+    head = find_logits_head(model)
+    reason = _why_not(model, head, ragged=False)
+    tree = reason is None
+    ragged = tree and try_ragged and _why_not(model, head, ragged=True) is None
+    attachment = Attachment(head, tree, reason or "tree and expanded forwards agree", ragged)
+    model.__dict__[_ATTRIBUTE] = (key, attachment)
+    return attachment
+
+
+def make_step(attachment: Attachment, mode: str) -> CandidateStep:
+    """The candidate step for a configuration's `step` option ("auto", "tree" or "expand").
+
+    Raises:
+        ValueError: if "tree" was asked for and the model cannot.
+    """
+    model = attachment.head.model
+    if mode == "tree" and not attachment.tree:
+        raise ValueError(
+            "generate: step must be 'auto' or 'expand' for this model, got 'tree' "
+            f"({attachment.reason})"
+        )
+    if mode == "expand" or not attachment.tree:
+        return ExpandStep(model)
+    return TreeStep(model, attachment.head, ragged=attachment.ragged)
+
+
+def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
+    """Whether the model recomputes its prefix at this length (long-context rope switches): no tree
+    forward is exact then.
+    """
+    if type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation:
+        return False
+    inputs = model.prepare_inputs_for_generation(
+        torch.cat([context.input_ids, context.input_ids[:, -1:]], dim=1),
+        next_sequence_length=1,
+        **{CACHE_ARGUMENT: context.cache},
+        attention_mask=context.attention_mask,
+        position_ids=context.position_ids,
+        use_cache=True,
+    )
+    return inputs.get(CACHE_ARGUMENT) is None
+
+
+def _why_not(model: PreTrainedModel, head: LogitsHead, *, ragged: bool) -> str | None:
+    """Why the tree forward cannot be used for it; None if it can."""
+    needed = [True, not ragged]  # where all rows need their slots, none is left out
+    if not type(model).is_backend_compatible():
+        return f"{type(model).__name__} does not take registered attention implementations"
+    config = model.config.get_text_config(decoder=True)
+    try:
+        cache = candidate_cache(config)
+    except NotImplementedError as error:
+        return str(error)
+    try:
+        tree = _probe(model, TreeStep(model, head, ragged=ragged), cache, needed)
+        expand = _probe(model, ExpandStep(model), DynamicCache(config=config), needed)
+    except (
+        Exception
+    ) as error:  # a model's own code may fail in any way when driven outside its beaten path
+        return f"the tree forward raised {type(error).__name__}: {error}"
+    tolerance = _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE)
+    for name, a, b in zip(("hidden states", "logits"), tree, expand, strict=True):
+        difference = float(
+            (a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-6)
+        )
+        if not difference <= tolerance:
+            return (
+                f"tree and expanded forwards differ by {difference:.1e} in {name} (allowed "
+                f"{tolerance:.0e})"
+            )
+    return None
+
+
+def _sample_prompt(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Two rows of five tokens, the second left-padded by two."""
+    vocab = model.get_input_embeddings().weight.shape[0]
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.tensor([[11, 3, 7, 29, 5], [1, 1, 13, 4, 17]], device=device) % vocab
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=device)
+    return tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+@torch.no_grad()
+def _probe(
+    model: PreTrainedModel, step: CandidateStep, cache: Cache, needed: list[bool]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prefill, three candidates, commit slots (2, 1), or 0 where no choice is needed, one more
+    token: hidden states of the slots that matter, and final logits.
+    """
+    tokens, mask, positions = _sample_prompt(model)
+    prefix = slice(0, 4)
+    model(
+        input_ids=tokens[:, prefix],
+        attention_mask=mask[:, prefix],
+        position_ids=positions[:, prefix],
+        **{CACHE_ARGUMENT: cache},
+    )
+    candidates = torch.stack([tokens[:, 4], tokens[:, 0], tokens[:, 3]], dim=1)
+    context = CandidateContext(
+        cache, tokens[:, prefix], 0, mask, positions, {"use_cache": True, CACHE_ARGUMENT: cache}
+    )
+    chooses = torch.tensor(needed, device=tokens.device)
+    hidden = step.forward(context, candidates, chooses)
+    slot = torch.tensor([2, 1], device=tokens.device) * chooses
+    cache = step.commit(slot).cache
+    grown = torch.cat([mask, mask[:, -1:]], dim=1)
+    logits = model(
+        input_ids=tokens[:, 4:],
+        attention_mask=grown,
+        position_ids=positions[:, -1:] + 1,
+        **{CACHE_ARGUMENT: cache},
+    ).logits[:, -1]
+    matters = chooses[:, None] | (torch.arange(3, device=tokens.device) == 0)
+    return hidden[matters], logits

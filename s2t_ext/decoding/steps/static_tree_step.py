@@ -1,0 +1,138 @@
+"""The tree step on a static cache: the same shapes in every step, so that the forward can be
+compiled, and on a GPU be replayed as a CUDA graph.
+
+The one-token forward is transformers' own (`get_compiled_call`); this is its K-token sibling. What
+changes from step to step is in tensors: the mask is built outside of the compiled forward, from the
+length the cache keeps on the device, and nothing here waits for the device. Sliding-window layers
+evict while they write and cannot take K alternatives; their caches go to `ExpandStep`. Tested on
+the CPU, compiled without recompilations; no GPU has replayed it yet (`test_generate_cuda.py` will).
+A learned trigger reads the hidden state by a hook, which `fullgraph=True` does not take.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DummyLayer, StaticLayer
+
+from s2t_ext import ops
+from s2t_ext.decoding.steps.candidate_step import Committed
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.context import CandidateContext
+from s2t_ext.hf.logits_head import LogitsHead
+
+#: Attention implementations that take a mask [batch, 1, K, cache length].
+MASKED_ATTENTION = ("sdpa", "eager")
+
+
+def is_static(cache: Cache) -> bool:
+    """Whether every layer keeps its keys in one static buffer of full length."""
+    layers = [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]
+    return (
+        bool(layers)
+        and not cache.offloading
+        and all(type(layer) is StaticLayer for layer in layers)
+    )
+
+
+def fits(cache: Cache, context: CandidateContext, k: int) -> bool:
+    """Whether K more entries have a place. Known on the host: the positions count the tokens."""
+    assert context.position_ids is not None
+    length = context.position_ids.shape[-1] - 1
+    room: int = min(layer.max_cache_len for layer in _layers(cache))
+    return length + k <= room
+
+
+class StaticTreeStep:
+    """A candidate forward of K tokens per row; see `TreeStep`, whose results it has.
+
+    Args:
+        head: Of a model for which the tree forward is exact, with a known body.
+    """
+
+    def __init__(self, model: PreTrainedModel, head: LogitsHead) -> None:
+        self.model = model
+        self.head = head
+        self.forward_passes = 0
+        self.tokens = 0
+        self._context: CandidateContext | None = None
+        self._hidden: torch.Tensor | None = None
+
+    def forward(
+        self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
+    ) -> torch.Tensor:
+        """See `CandidateStep.forward`; every row takes all its K slots through the model."""
+        assert context.position_ids is not None and self.head.body is not None
+        assert context.num_pending == 0  # only the lagging scorer has some, in a cache of its own
+        batch, k = candidates.shape
+        body: Any = self.head.body
+        if context.compile_config is not None:
+            body = compiled_body(self.head.body, context.compile_config)
+        hidden = body(
+            input_ids=candidates,
+            position_ids=context.position_ids[..., -1:].expand(batch, k),
+            attention_mask=self._mask(context, k),
+            **{CACHE_ARGUMENT: context.cache},
+            use_cache=True,
+        ).last_hidden_state
+        self._context, self._hidden = context, hidden
+        self.forward_passes, self.tokens = 1, batch * k
+        return self._hidden
+
+    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
+        """See `CandidateStep.commit`; winners move to the first of the K places."""
+        assert self._context is not None and self._hidden is not None
+        cache, k = self._context.cache, self._hidden.shape[1]
+        layers = _layers(cache)
+        start = (layers[0].cumulative_length - k).to(slot).expand_as(slot).contiguous()
+        keys, values = [x.keys for x in layers], [x.values for x in layers]
+        ops.commit_candidates(keys, values, slot, start, k)
+        for layer in layers:
+            layer.cumulative_length.sub_(k - 1)
+        rows = torch.arange(slot.shape[0], device=slot.device)
+        hidden = self._hidden[rows, slot]
+        logits = self.head.logits(hidden) if need_logits else None
+        self._context = self._hidden = None
+
+        def undo() -> None:
+            for layer in layers:
+                layer.cumulative_length.sub_(1)
+
+        return Committed(cache, logits, hidden, undo)
+
+    def _mask(self, context: CandidateContext, k: int) -> torch.Tensor:
+        """[batch or 1, 1, K, cache length]: the prefix without its padding, and the candidate
+        itself.
+        """
+        layer = _layers(context.cache)[0]
+        column = torch.arange(layer.max_cache_len, device=layer.device)
+        prefix: torch.Tensor = column < layer.cumulative_length
+        own = column == layer.cumulative_length + torch.arange(k, device=layer.device)[:, None]
+        if context.attention_mask is None:
+            allowed: torch.Tensor = (prefix | own)[None, None]
+        else:
+            real = context.attention_mask[:, :-1].bool()
+            real = F.pad(real, (0, layer.max_cache_len - real.shape[1]), value=True)
+            allowed = ((prefix & real)[:, None, :] | own)[:, None]
+        if self.model.config._attn_implementation == "sdpa":
+            return allowed
+        dtype = self.model.dtype
+        return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
+
+
+def compiled_body(body: Any, compile_config: Any) -> Any:
+    """`body.__call__`, compiled with transformers' options; kept with the body, once for each."""
+    known: list[tuple[Any, Any]] = body.__dict__.setdefault("_s2t_compiled", [])
+    for options, call in known:
+        if options == compile_config:
+            return call
+    call = torch.compile(body.__call__, **compile_config.to_dict())
+    known.append((compile_config, call))
+    return call
+
+
+def _layers(cache: Cache) -> list[Any]:
+    return [layer for layer in cache.layers if not isinstance(layer, DummyLayer)]

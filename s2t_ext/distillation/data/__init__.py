@@ -1,0 +1,1 @@
+"""What a selector learns from: rollouts, labels, collections."""

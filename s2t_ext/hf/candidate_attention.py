@@ -1,0 +1,258 @@
+"""Attention of a candidate forward: [prefix | pending tokens | K candidates] in one pass.
+
+Pending tokens are causal; every candidate sees the prefix, the pending tokens and itself, never
+another candidate. The implementation is registered with transformers under `ATTENTION_NAME` and
+switched on only while a candidate forward runs, so ordinary forwards keep the user's own
+implementation, bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from s2t_ext.hf.ragged_rows import RaggedRows
+
+ATTENTION_NAME = "s2t_candidates"
+
+
+class AttentionLayout(Protocol):
+    """Who sees whom in one forward; also implemented by the packed trajectories of distillation."""
+
+    @property
+    def num_queries(self) -> int:
+        """Tokens of a row in the forward, those left out of a ragged one included."""
+        ...
+
+    @property
+    def ragged(self) -> RaggedRows | None:
+        """How the forward's queries are laid side by side; None if they come padded."""
+        ...
+
+    def allowed(
+        self, keys: int, window: int | None, groups: int, device: torch.device
+    ) -> torch.Tensor:
+        """Bool [batch or 1, 1, groups * queries, keys]: which keys each (packed) query sees.
+
+        `keys` counts the visible prefix and the queries' own keys; `window` is the sliding window,
+        the token itself included, or None.
+        """
+        ...
+
+
+@dataclass
+class CandidateLayout:
+    """Who sees whom in one candidate forward.
+
+    Attributes:
+        num_candidates: K; the last K queries.
+        num_pending: Queries before the candidates, causal among themselves.
+        token_mask: Bool [batch, prefix + pending]: real tokens; None if there is no padding.
+        ragged: The rows of a forward that leaves slots out; None for one that does not.
+    """
+
+    num_candidates: int
+    num_pending: int = 0
+    token_mask: torch.Tensor | None = None
+    ragged: RaggedRows | None = None
+    _masks: dict[tuple[int, int | None, int], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def num_queries(self) -> int:
+        """c + K."""
+        return self.num_pending + self.num_candidates
+
+    def allowed(
+        self, keys: int, window: int | None, groups: int, device: torch.device
+    ) -> torch.Tensor:
+        """See `AttentionLayout`; built once per step and window."""
+        key = (keys, window, groups)
+        if key not in self._masks:
+            self._masks[key] = self._build(keys, window, groups, device)
+        return self._masks[key]
+
+    def _build(
+        self, keys: int, window: int | None, groups: int, device: torch.device
+    ) -> torch.Tensor:
+        pending, candidates = self.num_pending, self.num_candidates
+        queries = pending + candidates
+        prefix = keys - queries
+        # Positions relative to the first visible key; all candidates stand right after the last
+        # pending token.
+        key_position = torch.arange(keys, device=device).clamp(max=prefix + pending)
+        query_position = key_position[prefix:]
+        allowed = key_position[None, :] <= query_position[:, None]
+        allowed[:, prefix + pending :] = torch.eye(queries, dtype=torch.bool, device=device)[
+            :, pending:
+        ]
+        if window is not None:
+            allowed &= key_position[None, :] > query_position[:, None] - window
+        allowed = allowed[None, None]
+        if self.token_mask is not None:
+            real = F.pad(self.token_mask[:, -(prefix + pending) :], (0, candidates), value=True)
+            # A padding query would see nothing and yield NaN: it sees itself, and nobody sees it.
+            own = torch.zeros(queries, keys, dtype=torch.bool, device=device)
+            own[:, prefix:] = torch.eye(queries, dtype=torch.bool, device=device)
+            allowed = (allowed & real[:, None, None, :]) | own
+        return allowed.repeat(1, 1, groups, 1)
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    allowed: torch.Tensor,
+    scaling: float,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Masked attention with grouped queries packed, so keys and values are never repeated.
+
+    Args:
+        query: [batch, heads, q, head_dim]. key: [batch, kv_heads, n, head_dim]. value: [batch,
+            kv_heads, n, value_dim].
+        allowed: Bool [batch or 1, 1, groups * q, n], groups = heads / kv_heads.
+        scaling: Factor on the scores. softcap: s -> softcap * tanh(s / softcap). sinks: Extra logit
+            per head, [heads].
+
+    Returns:
+        [batch, q, heads, value_dim].
+    """
+    batch, heads, queries, head_dim = query.shape
+    kv_heads = key.shape[1]
+    packed = query.reshape(batch, kv_heads, heads // kv_heads * queries, head_dim)
+    if softcap is None and sinks is None:
+        output = F.scaled_dot_product_attention(
+            packed, key, value, attn_mask=allowed, scale=scaling
+        )
+    else:
+        scores = (packed @ key.transpose(-1, -2)) * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.float().masked_fill(~allowed, float("-inf"))
+        if sinks is not None:
+            sink = sinks.float().view(1, kv_heads, -1, 1).expand(batch, -1, -1, queries)
+            scores = torch.cat([scores, sink.reshape(batch, kv_heads, -1, 1)], dim=-1)
+        weights = scores.softmax(dim=-1)[..., : key.shape[2]].to(value.dtype)
+        output = weights @ value
+    return output.reshape(batch, heads, queries, -1).transpose(1, 2).contiguous()
+
+
+class _Active(threading.local):
+    layout: AttentionLayout | None = None
+
+
+@dataclass
+class _Installed:
+    config: Any  # kept alive, so its id stays its own
+    original: str  # the user's implementation
+    users: int = 0  # candidate forwards now running on it
+
+
+_active = _Active()
+_install_lock = threading.Lock()
+#: By id of the config. Entries stay: a forward of another thread may have read the switched name
+#: just before it was restored.
+_installed: dict[int, _Installed] = {}
+
+
+def _candidate_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> Any:
+    layout = _active.layout
+    if layout is None:
+        return _delegate(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs
+        )
+    if kwargs.get("position_bias") is not None:
+        raise NotImplementedError("candidate attention: position_bias must be None, got a tensor")
+    queries = layout.num_queries
+    if layout.ragged is not None:
+        query = layout.ragged.unpack_heads(query)
+    window = kwargs.get("sliding_window") or None
+    if window is not None and key.shape[2] - queries > window - 1:
+        visible = window - 1 + queries
+        key, value = key[:, :, -visible:], value[:, :, -visible:]
+    groups = query.shape[1] // key.shape[1]
+    allowed = layout.allowed(key.shape[2], window, groups, query.device)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    output = attend(query, key, value, allowed, scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    return output if layout.ragged is None else layout.ragged.pack(output), None
+
+
+def _candidate_mask(*args: Any, **kwargs: Any) -> Any:
+    """No mask tensor in a candidate forward; the user's own mask function in any other."""
+    if _active.layout is not None:
+        return None
+    return ALL_MASK_ATTENTION_FUNCTIONS[_original_implementation(kwargs["config"])](*args, **kwargs)
+
+
+def _original_implementation(config: Any) -> str:
+    return _installed[id(config)].original
+
+
+def _delegate(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """Another thread's ordinary forward while a candidate forward runs on the same model."""
+    name = _original_implementation(module.config)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)(module, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def candidate_attention(configs: list[Any], layout: AttentionLayout) -> Iterator[None]:
+    """Runs the forwards inside it as candidate forwards of `layout`; `configs` come from
+    `attention_configs(model)`.
+    """
+    with _install_lock:
+        # Read every original before switching any: assigning to a config also assigns to its
+        # sub-configs.
+        entries = [
+            _installed.setdefault(id(c), _Installed(c, c._attn_implementation)) for c in configs
+        ]
+        for entry in entries:
+            if entry.users == 0:
+                entry.original = entry.config._attn_implementation
+            entry.users += 1
+        for config in configs:
+            config._attn_implementation = ATTENTION_NAME
+    previous, _active.layout = _active.layout, layout
+    try:
+        yield
+    finally:
+        _active.layout = previous
+        with _install_lock:
+            for entry in entries:
+                entry.users -= 1
+            for entry in entries:
+                if entry.users == 0:
+                    entry.config._attn_implementation = entry.original
+
+
+def attention_configs(model: PreTrainedModel) -> list[Any]:
+    """The distinct configurations of a model and its submodels, to pass to
+    `candidate_attention`.
+    """
+    found = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
+    return list(found.values())
+
+
+AttentionInterface.register(ATTENTION_NAME, _candidate_attention)
+AttentionMaskInterface.register(ATTENTION_NAME, _candidate_mask)

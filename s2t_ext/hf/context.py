@@ -1,0 +1,49 @@
+"""The state before a candidate forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass
+class CandidateContext:
+    """The state before a candidate forward: the cache holds n tokens, c pending ones follow, then
+    the candidates.
+
+    Attributes:
+        cache: Keys and values of the first n tokens of every row.
+        input_ids: int64 [batch, n + c], every token so far (only those after the prompt, if the
+            prompt came as embeddings).
+        num_pending: c, how many of them the cache has not seen; 0 in the ordinary loop.
+        attention_mask: int64 [batch, n + c + 1] including the candidates' own position, or None
+            without padding.
+        position_ids: int64 [batch, n + c + 1], or None for models that take none.
+        model_kwargs: Everything else `generate` passes to the model.
+        compile_config: How transformers compiles its own forwards of this generation; None where it
+            does not.
+    """
+
+    cache: Cache
+    input_ids: torch.Tensor
+    num_pending: int
+    attention_mask: torch.Tensor | None
+    position_ids: torch.Tensor | None
+    model_kwargs: dict[str, Any]
+    compile_config: Any = None
+
+    @property
+    def pending(self) -> torch.Tensor:
+        """The last c tokens, int64 [batch, c]."""
+        return self.input_ids[:, self.input_ids.shape[1] - self.num_pending :]
+
+
+def cached_tokens(cache: Cache | None) -> int:
+    """Tokens a cache has seen; 0 for purely recurrent ones, which do not count them."""
+    layers = getattr(cache, "layers", ())
+    if cache is None or not any(isinstance(layer, CacheLayerMixin) for layer in layers):
+        return 0
+    return int(cache.get_seq_length())

@@ -1,0 +1,1 @@
+"""Files, folders of runs and statistics: knows no model."""

@@ -1,0 +1,65 @@
+"""Files of folders and repositories: found, read, and written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def read_json(path: Path, reader: str) -> dict[str, Any]:
+    """The object in a JSON file; ValueError, in the name of `reader`, if it holds anything else."""
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:  # not JSON, or no text at all
+        raise ValueError(f"{reader}: {path.name} must be valid JSON, got {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{reader}: {path.name} must hold a JSON object, got {type(content).__name__}"
+        )
+    return content
+
+
+def locate_file(path_or_repo: str | Path, name: str) -> Path:
+    """Path of one file of a folder or hub repository.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+    """
+    if os.path.isdir(path_or_repo):
+        path = Path(path_or_repo) / name
+        if path.is_file():
+            return path
+        raise FileNotFoundError(
+            f"load_selector: {name} must be in the checkpoint, got none in {path_or_repo}"
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(path_or_repo), name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            "load_selector: path_or_repo must be a folder or a reachable hub repository with "
+            f"{name}, got {path_or_repo}"
+        ) from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file so that it is there whole or not at all, even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise

@@ -1,0 +1,1 @@
+"""Selectors: the score head, its folder on disk, its adapter, its reserved rows."""

@@ -1,0 +1,123 @@
+"""Attaching the PEFT adapter of a checkpoint to a plain model; none is left half adapted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import PreTrainedModel
+
+from s2t_ext.hf.adapters import adapter_layers
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+PICKLE_NAME = "adapter_model.bin"
+
+
+def attach_adapter(
+    path_or_repo: str | Path, model: nn.Module, locate: Callable[[str | Path, str], Path]
+) -> nn.Module:
+    """The PeftModel around `model`, whose layers now hold the adapter.
+
+    Args:
+        locate: Path of one file of the checkpoint (`checkpoint.locate_file`).
+
+    Raises:
+        FileNotFoundError: if the adapter has no weights. ValueError: if they are a pickle, damaged,
+            or another model's, or if `model` is not a plain model.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(
+            "load_selector: peft must be installed for a checkpoint with an adapter: pip "
+            "install peft"
+        ) from error
+    if not isinstance(model, PreTrainedModel) or adapter_layers(model):
+        raise ValueError(
+            "load_selector: model must be a plain transformers model to attach an adapter to, "
+            f"got {type(model).__name__}{' with an adapter' if adapter_layers(model) else ''}"
+        )
+    stored = _stored_names(path_or_repo, locate)
+    with left_whole(model):
+        try:
+            adapted: nn.Module = PeftModel.from_pretrained(model, str(path_or_repo))
+            _check_layers(adapted, stored)
+        except Exception as error:  # PEFT reads the file's values before it looks at them
+            raise ValueError(
+                f"load_selector: adapter must fit {type(model).__name__}, got {_first_lines(error)}"
+            ) from error
+        adapted.eval()
+    return adapted
+
+
+@contextlib.contextmanager
+def left_whole(model: nn.Module) -> Iterator[None]:
+    """Takes an adapter off again, and puts modes and flags back, if what is inside fails."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    except BaseException:
+        _remove_adapter(model)
+        for parameter, flag in trained:
+            parameter.requires_grad_(flag)  # PEFT has frozen them
+        for module, mode in modes:
+            module.training = mode
+        raise
+
+
+def _stored_names(path_or_repo: str | Path, locate: Callable[[str | Path, str], Path]) -> set[str]:
+    try:
+        path = locate(path_or_repo, WEIGHTS_NAME)
+    except FileNotFoundError:
+        try:
+            locate(path_or_repo, PICKLE_NAME)
+        except FileNotFoundError:
+            pass
+        else:
+            raise ValueError(
+                f"load_selector: the adapter must be in {WEIGHTS_NAME} (loading a pickle can run "
+                f"any code), got {PICKLE_NAME}"
+            ) from None
+        raise
+    try:
+        with safe_open(path, framework="pt") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(
+            f"load_selector: {path.name} must be a complete safetensors file, got {error}"
+        ) from error
+
+
+def _check_layers(adapted: nn.Module, stored: set[str]) -> None:
+    """PEFT only warns where the adapter of a shallower or deeper model leaves layers over."""
+    from peft import get_peft_model_state_dict
+
+    # PEFT's default for the embedding would ask the hub about the base model.
+    state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    expected = {name for name in state if ".lora_" in name}
+    found = {name for name in stored if ".lora_" in name}
+    if expected != found:
+        missing, extra = len(expected - found), len(found - expected)
+        raise ValueError(f"{missing} of its LoRA tensors missing and {extra} without a layer")
+
+
+def _remove_adapter(model: nn.Module) -> None:
+    """Puts the wrapped layers back in their places."""
+    wrapped = {id(layer) for layer in adapter_layers(model)}
+    for name, module in list(model.named_modules()):
+        for child_name, child in list(module.named_children()):
+            if id(child) in wrapped:
+                original = getattr(child, "original_module", None)
+                plain = child.get_base_layer() if original is None else original
+                setattr(model.get_submodule(name), child_name, plain)
+    model.__dict__.pop("peft_config", None)
+
+
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    return " ".join(lines[:2])[:300]

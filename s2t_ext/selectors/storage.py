@@ -1,0 +1,206 @@
+"""Selectors on disk, as plain values: a folder with s2t_config.json, s2t_head.safetensors and, if
+it has one, a PEFT adapter. A bare head (score_head.json + score_head.safetensors) is read too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from s2t_ext._version import __version__
+from s2t_ext.config import CONFIG_NAME, S2TConfig
+from s2t_ext.runs.files import locate_file, read_json
+from s2t_ext.selectors.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
+from s2t_ext.selectors.parts import Calibration, TriggerHead
+
+HEAD_NAME = "s2t_head.safetensors"
+BARE_CONFIG_NAME = "score_head.json"
+BARE_HEAD_NAME = "score_head.safetensors"
+FORMAT_VERSION = 1
+#: Arguments of a selector that are no tensors.
+STORED_OPTIONS = ("reserved_ids", "bin_temperature", "prior_weight", "logit_scale", "softcap")
+
+
+@dataclass
+class Stored:
+    """A selector's contents."""
+
+    tensors: dict[str, torch.Tensor]
+    options: dict[str, Any]
+    base_model: Mapping[str, Any]
+    calibrations: Mapping[str, Calibration]
+    decoding: S2TConfig | None
+
+
+def kind_of(path_or_repo: str | Path) -> str:
+    """native, bare or adapter."""
+    for kind, name in (
+        ("native", CONFIG_NAME),
+        ("bare", BARE_CONFIG_NAME),
+        ("adapter", ADAPTER_CONFIG_NAME),
+    ):
+        if _has_file(path_or_repo, name):
+            return kind
+    raise FileNotFoundError(
+        f"load_selector: path_or_repo must hold {CONFIG_NAME}, got {path_or_repo}"
+    )
+
+
+def read(path_or_repo: str | Path, kind: str) -> tuple[dict[str, Any], bool]:
+    """(arguments of `Selector`, whether an adapter lies beside them)."""
+    return _read_native(path_or_repo) if kind == "native" else _read_bare_head(path_or_repo)
+
+
+def need_model(model: nn.Module | None, path_or_repo: str | Path) -> nn.Module:
+    """The model; ValueError without one."""
+    if model is None:
+        raise ValueError(
+            "load_selector: model must be given for a checkpoint with an adapter, got None "
+            f"({path_or_repo})"
+        )
+    return model
+
+
+def write(stored: Stored, adapted_model: Any, folder: str | Path) -> Path:
+    """Writes the selector; each file is replaced atomically, so an interrupted save leaves the old
+    one.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "library_version": __version__,
+        "base_model": stored.base_model,
+        "selector": stored.options,
+        "adapter": adapted_model is not None,
+        "calibration": {name: c.to_dict() for name, c in stored.calibrations.items()},
+        "decoding": (stored.decoding or S2TConfig()).to_dict(),
+    }
+    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.tensors.items()}
+    with tempfile.TemporaryDirectory(dir=folder) as staging:
+        save_file(cpu, Path(staging) / HEAD_NAME)
+        (Path(staging) / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
+        for name in (HEAD_NAME, CONFIG_NAME):
+            os.replace(Path(staging) / name, folder / name)
+    if adapted_model is not None:
+        adapted_model.save_pretrained(folder)
+    return folder
+
+
+def push(stored: Stored, adapted_model: Any, repo_id: str, **create_options: Any) -> str:
+    """Creates the repository if needed and uploads the selector's folder; returns its URL."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    url = api.create_repo(repo_id, exist_ok=True, **create_options)
+    with tempfile.TemporaryDirectory() as folder:
+        write(stored, adapted_model, folder)
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message="Upload s2t_ext selector"
+        )
+    return str(url)
+
+
+def _has_file(path_or_repo: str | Path, name: str) -> bool:
+    try:
+        locate_file(path_or_repo, name)
+    except FileNotFoundError:
+        if not os.path.isdir(path_or_repo) and name == CONFIG_NAME and os.path.exists(path_or_repo):
+            raise
+        return False
+    return True
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(
+            f"load_selector: {path.name} must be a complete safetensors file, got {error}"
+        ) from error
+    if "rows" not in tensors:
+        found = ", ".join(sorted(tensors)) or "nothing"
+        raise ValueError(f"load_selector: {path.name} must hold 'rows', got {found}")
+    return tensors
+
+
+def _check_bins(path: Path, expected: int | None, rows: torch.Tensor) -> None:
+    if expected is not None and expected != rows.shape[0]:
+        raise ValueError(
+            f"load_selector: {path.name} must have {expected} rows, as its configuration says, got "
+            f"{rows.shape[0]}"
+        )
+
+
+def _read_native(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
+    content = read_json(locate_file(path_or_repo, CONFIG_NAME), "load_selector")
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(f"load_selector: format_version must be {FORMAT_VERSION}, got {version}")
+    path = locate_file(path_or_repo, HEAD_NAME)
+    tensors = _read_tensors(path)
+    head = None
+    if "trigger_weight" in tensors:
+        head = TriggerHead(tensors["trigger_weight"], float(tensors["trigger_bias"]))
+    try:
+        stored = {name: content["selector"][name] for name in STORED_OPTIONS}
+        calibrations = {n: Calibration(**c) for n, c in content.get("calibration", {}).items()}
+        # Folders of the first version do not say; what lies there is then theirs.
+        adapter = content.get("adapter", _has_file(path_or_repo, ADAPTER_CONFIG_NAME))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"load_selector: {CONFIG_NAME} must be one that save_pretrained wrote, got "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    _check_bins(path, content["selector"].get("num_bins"), tensors["rows"])
+    arguments = {
+        "rows": tensors["rows"],
+        "bias": tensors.get("bias"),
+        "bin_values": tensors.get("bin_values"),
+        "trigger_head": head,
+        "base_model": content.get("base_model"),
+        "calibrations": calibrations,
+        "decoding": S2TConfig.from_dict(content.get("decoding", {})),
+        **stored,
+    }
+    if adapter:
+        locate_file(path_or_repo, ADAPTER_CONFIG_NAME)
+    return arguments, bool(adapter)
+
+
+def _read_bare_head(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
+    content = read_json(locate_file(path_or_repo, BARE_CONFIG_NAME), "load_selector")
+    path = locate_file(path_or_repo, BARE_HEAD_NAME)
+    tensors = _read_tensors(path)
+    _check_bins(path, content.get("num_bins"), tensors["rows"])
+    thresholds = content.get("entropy_threshold", {})
+    calibrations = {}
+    if thresholds:
+        rate, threshold = min(
+            (float(name.rstrip("%")) / 100, value) for name, value in thresholds.items()
+        )
+        calibrations["entropy"] = Calibration(threshold, rate)
+    arguments = {
+        "bias": tensors.get("bias"),
+        "bin_values": tensors.get("bin_values"),
+        "reserved_ids": content.get("vocabulary_ids", ()),
+        "bin_temperature": content.get("bin_temperature", 1.0),
+        "prior_weight": content.get("prior_weight", 0.0),
+        "base_model": {
+            "name": content.get("base_model", ""),
+            "hidden_size": content.get("hidden_size"),
+        },
+        "calibrations": calibrations,
+        "decoding": S2TConfig(k=content.get("k", 8), trigger=content.get("trigger", "entropy")),
+    }
+    return {"rows": tensors["rows"], **arguments}, False

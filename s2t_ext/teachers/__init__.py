@@ -1,0 +1,5 @@
+"""Teachers: who knows better, in this process or on a server."""
+
+from s2t_ext.teachers import local as local
+from s2t_ext.teachers import server as server
+from s2t_ext.teachers.base import Teacher as Teacher

@@ -1,0 +1,177 @@
+"""A teacher in this process: a transformers model, run in lockstep with the student or once over a
+whole trajectory.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from s2t_ext import ops
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
+from s2t_ext.hf.identity import check_vocabulary_sizes, vocabulary_size
+from s2t_ext.hf.logits_head import LogitsHead, find_logits_head
+from s2t_ext.ops import SupportKL
+from s2t_ext.teachers.base import Teacher, TeacherSession, check_first
+
+if TYPE_CHECKING:
+    from s2t_ext.hf.context import CandidateContext
+
+
+class ModelTeacher(Teacher, kind="model"):
+    """See `Teacher.from_model`."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
+        from s2t_ext.hf.adapters import unwrap_peft
+
+        self.model = unwrap_peft(model).eval()
+        self.tokenizer = tokenizer
+        self._head: LogitsHead | None = None
+        if self.model.config.is_encoder_decoder:
+            raise ValueError(
+                f"Teacher.from_model: model must be decoder-only, got {type(self.model).__name__}"
+            )
+
+    def start(self, student: Any) -> TeacherSession:
+        """See `Teacher.start`."""
+        check_vocabulary_sizes(student, self.model)
+        return _ModelSession(self.model, vocabulary_size(student))
+
+    @torch.no_grad()
+    def score_trajectory(self, input_ids: torch.Tensor, first: int) -> torch.Tensor:
+        """See `Teacher.score_trajectory`."""
+        length = check_first(input_ids, first)
+        ids = input_ids[None].to(self.model.device)
+        logits: torch.Tensor = self.model(
+            input_ids=ids, use_cache=False, logits_to_keep=length - first + 1
+        ).logits
+        return logits[0, -(length - first + 1) : -1]
+
+    @torch.no_grad()
+    def label_trajectory(
+        self,
+        input_ids: torch.Tensor,
+        first: int,
+        student_ids: torch.Tensor,
+        student_logits: torch.Tensor,
+        *,
+        vocabulary: int | None = None,
+        chunk: int = 128,
+    ) -> SupportKL:
+        """See `Teacher.label_trajectory`."""
+        check_first(input_ids, first)
+        if self._head is None:
+            self._head = find_logits_head(self.model)
+        head, device = self._head, self.model.device
+        if head.body is None:  # a head only the model itself knows how to use
+            states = self.score_trajectory(input_ids, first)
+        else:
+            ids = input_ids[None, :-1].to(device)
+            states = head.body(input_ids=ids, use_cache=False).last_hidden_state[0, first - 1 :]
+        answers = []
+        for begin in range(0, states.shape[0], chunk):
+            some = slice(begin, begin + chunk)
+            logits = states[some] if head.body is None else head.logits(states[some])
+            answers.append(
+                _view(
+                    logits,
+                    student_ids[some].to(device),
+                    student_logits[some].to(device),
+                    vocabulary,
+                )
+            )
+        columns = zip(*answers, strict=True)
+        return SupportKL._make(torch.cat(column).to(input_ids.device) for column in columns)
+
+
+class _ModelSession:
+    """Lockstep with a lagging cache: the tokens since the last question go through in one
+    forward."""
+
+    def __init__(self, model: Any, vocabulary: int) -> None:
+        from transformers.cache_utils import DynamicCache
+
+        self.model = model
+        self.vocabulary = vocabulary
+        self.forward_passes = 0
+        self._cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
+        self._seen = 0
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        context: CandidateContext,
+        student_ids: torch.Tensor,
+        student_logits: torch.Tensor,
+        candidate_ids: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> SupportKL:
+        """See `TeacherSession.evaluate`."""
+        logits = self._next_logits(context)
+        return _view(logits, student_ids, student_logits, self.vocabulary, candidate_ids)
+
+    def _next_logits(self, context: CandidateContext) -> torch.Tensor:
+        ids = context.input_ids
+        self._check_ids(ids[:, self._seen :])
+        device = self.model.device
+        mask, positions = context.attention_mask, context.position_ids
+        inputs = self.model.prepare_inputs_for_generation(
+            ids.to(device),
+            next_sequence_length=ids.shape[1] - self._seen,
+            **{CACHE_ARGUMENT: self._cache},
+            attention_mask=None if mask is None else mask[:, :-1].to(device),
+            position_ids=_positions(ids, positions, mask).to(device),
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        outputs = self.model(**inputs, return_dict=True)
+        self._cache = cache_of(outputs)
+        self._seen = ids.shape[1]
+        self.forward_passes += 1
+        logits: torch.Tensor = outputs.logits[:, -1]
+        return logits.to(ids.device)
+
+    def _check_ids(self, ids: torch.Tensor) -> None:
+        rows = vocabulary_size(self.model)
+        # Only then can an id be out of range, and looking waits for the device.
+        if rows < self.vocabulary and int(ids.max()) >= rows:
+            raise ValueError(
+                f"generate: teacher must have a row for every token of the sequence ({rows} rows), "
+                f"got {int(ids.max())}"
+            )
+
+
+def _view(
+    logits: torch.Tensor,
+    student_ids: torch.Tensor,
+    student_logits: torch.Tensor,
+    vocabulary: int | None,
+    candidate_ids: torch.Tensor | None = None,
+) -> SupportKL:
+    """`ops.support_kl` over the ids both models have; the candidates default to the support.
+
+    Rows one model pads its embedding with are no tokens; an id the teacher has no row for counts as
+    impossible.
+    """
+    size = logits.shape[1] if vocabulary is None else min(vocabulary, logits.shape[1])
+    known = student_ids.where(student_ids < size, -1)
+    if candidate_ids is None:
+        candidates = known
+    else:
+        candidates = candidate_ids.where(candidate_ids < size, -1)
+    return ops.support_kl(known, student_logits, logits[:, :size], candidates)
+
+
+def _positions(
+    input_ids: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """The student's positions without the candidate's; for students that take none, counted from
+    the first real token."""
+    if positions is not None:
+        return positions[..., :-1]
+    if mask is not None:
+        return (mask[:, :-1].cumsum(dim=-1) - 1).clamp(min=0)
+    count = torch.arange(input_ids.shape[1], device=input_ids.device)
+    return count.expand(input_ids.shape[0], -1)

@@ -1,0 +1,263 @@
+"""A teacher behind an OpenAI-compatible completions server (vLLM, llama.cpp, ...).
+
+What such a server can say of a state differs. Every server lists the likeliest next tokens; some
+also give the log-probability of each prompt token (`echo`), and so of any candidate appended to the
+prompt. The first question finds out which, by comparing the two on one token.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from s2t_ext import ops
+from s2t_ext.hf.identity import vocabulary_size
+from s2t_ext.ops import SupportKL
+from s2t_ext.teachers.base import Teacher, check_first
+from s2t_ext.teachers.completions_client import CompletionsClient, TeacherServerError
+from s2t_ext.teachers.server_answers import Position, TokenNames, parse_echo, parse_next
+
+if TYPE_CHECKING:
+    from s2t_ext.hf.context import CandidateContext
+
+logger = logging.getLogger("s2t_ext")
+
+MODES = ("auto", "exact", "top")
+PROMPTS = ("ids", "text")
+
+#: What an echoed log-probability may differ from the generated one, in nats: servers batch
+#: differently and compute in half precision.
+ECHO_TOLERANCE = 0.1
+
+
+class ServerTeacher(Teacher, kind="server"):
+    """See `Teacher.from_server`.
+
+    Args:
+        url, model_name, tokenizer: The server, the model, its tokenizer.
+        mode: "exact": candidates the list of likeliest tokens lacks are asked for one by one, by
+            echo. "top": they get the floor. "auto": "exact" if the server's echo proves right.
+        top_logprobs: Length of the list of likeliest tokens; servers cap it (vLLM: 20).
+        floor: Log-probability of an unlisted token, in nats. None takes the largest value it can
+            have: that of the last listed token, or of all the mass that is left if that is less. So
+            a listed candidate always beats an unlisted one, unlisted ones tie (the student's order
+            decides), and the divergence is underestimated a little.
+        prompt: "ids" sends token ids; "text" the decoded text, for servers that take no ids.
+        timeout, retries, backoff, concurrency, cache_dir, api_key: See `CompletionsClient`.
+        extra_body: Further fields of every request; None asks vLLM to name tokens by their ids.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model_name: str,
+        tokenizer: Any = None,
+        *,
+        mode: str = "auto",
+        top_logprobs: int = 20,
+        floor: float | None = None,
+        prompt: str = "ids",
+        timeout: float = 60.0,
+        retries: int = 4,
+        backoff: float = 0.5,
+        concurrency: int = 8,
+        cache_dir: str | Path | None = None,
+        api_key: str | None = None,
+        extra_body: dict[str, Any] | None = None,
+    ) -> None:
+        _require(mode in MODES, "mode", f"be one of {', '.join(MODES)}", mode)
+        _require(prompt in PROMPTS, "prompt", f"be one of {', '.join(PROMPTS)}", prompt)
+        _require(top_logprobs >= 1, "top_logprobs", "be at least 1", top_logprobs)
+        _require(floor is None or floor <= 0, "floor", "be at most 0 nats", floor)
+        if prompt == "text":
+            _require(tokenizer is not None, "tokenizer", "be given for prompt='text'", None)
+            _require(mode != "exact", "mode", "be 'top' for prompt='text'", mode)
+            mode = "top"  # text may be cut into other tokens, so an echo is no candidate's
+        if extra_body is None:
+            extra_body = {"return_tokens_as_token_ids": True}
+        self.client = CompletionsClient(
+            url,
+            model_name,
+            timeout=timeout,
+            retries=retries,
+            backoff=backoff,
+            concurrency=concurrency,
+            cache_dir=cache_dir,
+            api_key=api_key,
+            extra_body=extra_body,
+        )
+        self.model_name = model_name
+        self.tokenizer = tokenizer
+        self.mode = mode
+        self.top_logprobs = top_logprobs
+        self.floor = floor
+        self.prompt = prompt
+        self.names = TokenNames(tokenizer)
+
+    def start(self, student: Any) -> _ServerSession:
+        """See `Teacher.start`."""
+        if self.tokenizer is not None:
+            rows = vocabulary_size(student)
+            entries = max(self.tokenizer.get_vocab().values()) + 1
+            _require(
+                entries <= rows + 1024,
+                "tokenizer",
+                f"have the student's vocabulary ({rows} rows)",
+                f"{entries} entries",
+            )
+        return _ServerSession(self)
+
+    def score_trajectory(self, input_ids: torch.Tensor, first: int) -> torch.Tensor:
+        """A server has no vocabulary-wide logits: raises NotImplementedError."""
+        raise NotImplementedError(
+            "score_trajectory: teacher must be a local model (a server lists only some tokens; "
+            "use label_trajectory), got a server"
+        )
+
+    def label_trajectory(
+        self,
+        input_ids: torch.Tensor,
+        first: int,
+        student_ids: torch.Tensor,
+        student_logits: torch.Tensor,
+        *,
+        vocabulary: int | None = None,
+        chunk: int = 128,
+    ) -> SupportKL:
+        """See `Teacher.label_trajectory`: one echo of the whole trajectory, or one request a step
+        where there is no echo. Tokens a step's list lacks get the floor.
+        """
+        check_first(input_ids, first)
+        ids: list[int] = input_ids.tolist()
+        if self.echoes(ids[:first]):
+            body = self._body(ids, echo=True)
+            records = self.client.complete(body, lambda c: parse_echo(c, len(ids), first))
+        else:
+            prefixes = [ids[:end] for end in range(first, len(ids))]
+            records = self.client.complete_all([self._body(p) for p in prefixes], parse_next)
+        positions = [Position(record, self.names, self.floor) for record in records]
+        limit = math.inf if vocabulary is None else vocabulary
+        known = student_ids.where(student_ids < limit, -1)
+        return view(positions, known, student_logits, known)
+
+    def next_tokens(self, prefixes: list[list[int]]) -> list[Position]:
+        """What the server says of the token after each prefix."""
+        records = self.client.complete_all([self._body(p) for p in prefixes], parse_next)
+        return [Position(record, self.names, self.floor) for record in records]
+
+    def fill_in(self, prefix: list[int], position: Position, candidates: list[int]) -> None:
+        """Asks for the candidates the list of likeliest tokens lacks."""
+        missing = [c for c in candidates if c >= 0 and c not in position]
+        answers = self.client.complete_all(
+            [self._body([*prefix, c], echo=True) for c in missing],
+            lambda choice: parse_echo(choice, len(prefix) + 1, len(prefix)),
+        )
+        for candidate, (record,) in zip(missing, answers, strict=True):
+            position.add(candidate, record["chosen"][1])
+
+    def echoes(self, prefix: list[int]) -> bool:
+        """Whether the server gives right log-probabilities of prompt tokens; asks it once."""
+        if self.mode == "auto":
+            self.mode = "exact" if self._echo_is_right(prefix) else "top"
+            logger.info("%s: mode %r", self.client.url, self.mode)
+        return self.mode == "exact"
+
+    def _echo_is_right(self, prefix: list[int]) -> bool:
+        (position,) = self.next_tokens([prefix])
+        token = position.argmax
+        if token < 0:
+            return False
+        try:
+            body = self._body([*prefix, token], echo=True)
+            length = len(prefix) + 1
+            (record,) = self.client.complete(body, lambda c: parse_echo(c, length, length - 1))
+        except TeacherServerError as error:
+            if error.is_refusal:
+                return False
+            raise
+        echoed: float = record["chosen"][1]
+        return abs(echoed - position[token]) <= ECHO_TOLERANCE
+
+    def _body(self, ids: list[int], echo: bool = False) -> dict[str, Any]:
+        prompt = self.tokenizer.decode(ids) if self.prompt == "text" else ids
+        body = {
+            "prompt": prompt,
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": self.top_logprobs,
+        }
+        return {**body, "echo": True} if echo else body
+
+
+class _ServerSession:
+    """One generation: a request per row that needs an answer, all at once."""
+
+    def __init__(self, teacher: ServerTeacher) -> None:
+        self.teacher = teacher
+        self._before = teacher.client.requests
+
+    @property
+    def forward_passes(self) -> int:
+        """Requests the server has answered for this session."""
+        return self.teacher.client.requests - self._before
+
+    def evaluate(
+        self,
+        context: CandidateContext,
+        student_ids: torch.Tensor,
+        student_logits: torch.Tensor,
+        candidate_ids: torch.Tensor,
+        rows: torch.Tensor,
+    ) -> SupportKL:
+        """See `TeacherSession.evaluate`; rows not asked for get 0, -inf and -1."""
+        ids, mask = context.input_ids, context.attention_mask
+        needed = rows.nonzero().flatten().tolist()
+        prefixes = []
+        for row in needed:
+            real = ids[row] if mask is None else ids[row][mask[row, :-1].bool()]
+            prefixes.append(real.tolist())
+        positions: list[Position | None] = [None] * ids.shape[0]
+        exact = bool(needed) and self.teacher.echoes(prefixes[0])
+        answers = self.teacher.next_tokens(prefixes)
+        for row, prefix, position in zip(needed, prefixes, answers, strict=True):
+            if exact:
+                self.teacher.fill_in(prefix, position, candidate_ids[row].tolist())
+            positions[row] = position
+        return view(positions, student_ids, student_logits, candidate_ids)
+
+
+def view(
+    positions: list[Position | None] | list[Position],
+    student_ids: torch.Tensor,
+    student_logits: torch.Tensor,
+    candidate_ids: torch.Tensor,
+) -> SupportKL:
+    """`SupportKL` of listed log-probabilities; None stands for a row that was not asked for."""
+    device = student_ids.device
+    support = torch.full(student_ids.shape, -math.inf)
+    candidates = torch.full(candidate_ids.shape, -math.inf)
+    argmax = torch.full((len(positions),), -1)
+    for row, position in enumerate(positions):
+        if position is None:
+            continue
+        support[row] = torch.tensor([position[i] for i in student_ids[row].tolist()])
+        candidates[row] = torch.tensor([position[i] for i in candidate_ids[row].tolist()])
+        argmax[row] = position.argmax
+    # The divergence looks at the support only, so the support can stand for the vocabulary.
+    places = torch.arange(student_ids.shape[1], device=device).expand_as(student_ids)
+    places = places.where(student_ids >= 0, -1).contiguous()
+    kl = ops.support_kl(places, student_logits, support.to(device), places).kl
+    asked = torch.tensor([position is not None for position in positions], device=device)
+    return SupportKL(kl.where(asked, 0.0), candidates.to(device), argmax.to(device))
+
+
+def _require(condition: bool, name: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"Teacher.from_server: {name} must {rule}, got {value}")
