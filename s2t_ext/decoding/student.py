@@ -50,6 +50,7 @@ class Student:
         self._forward_call: Any = model.__call__
         self._compile_config: Any = None
         self._last_token_cached = False
+        self._padded = True
         self._undo: Callable[[], None] | None = None
 
     def use_candidate_cache(self, k: int) -> None:
@@ -110,6 +111,8 @@ class Student:
         """
         model, config = self.model, self.generation_config
         before = cached_tokens(self.cache)
+        mask = self.model_kwargs.get("attention_mask")
+        self._padded = mask is not None and not bool(mask.all())  # one read of the device
         with self._tracing() as trace:
             outputs = model._prefill(input_ids, config, self.model_kwargs)
         self._take(outputs, trace)
@@ -161,6 +164,7 @@ class Student:
             position_ids=self.model_kwargs.get("position_ids"),
             model_kwargs=self.model_kwargs,
             compile_config=self._compile_config,
+            padded=self._padded,
         )
 
     @property

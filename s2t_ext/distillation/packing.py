@@ -38,6 +38,8 @@ class PackedLayout:
     prefix: torch.Tensor
     #: Training leaves no slot out.
     ragged: None = field(default=None, init=False)
+    #: Prefix tokens are among the queries.
+    unmasked_candidates: int = field(default=0, init=False)
     _masks: dict[tuple[int | None, int], torch.Tensor] = field(default_factory=dict)
 
     @property

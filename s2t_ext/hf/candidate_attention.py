@@ -22,6 +22,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from s2t_ext.hf import split_attention
 from s2t_ext.hf.ragged_rows import RaggedRows
 
 ATTENTION_NAME = "s2t_candidates"
@@ -38,6 +39,11 @@ class AttentionLayout(Protocol):
     @property
     def ragged(self) -> RaggedRows | None:
         """How the forward's queries are laid side by side; None if they come padded."""
+        ...
+
+    @property
+    def unmasked_candidates(self) -> int:
+        """K, if all queries are candidates and each sees the whole prefix and itself; else 0."""
         ...
 
     def allowed(
@@ -72,6 +78,12 @@ class CandidateLayout:
     def num_queries(self) -> int:
         """c + K."""
         return self.num_pending + self.num_candidates
+
+    @property
+    def unmasked_candidates(self) -> int:
+        """See `AttentionLayout`."""
+        padded = self.token_mask is not None or self.ragged is not None
+        return 0 if padded or self.num_pending else self.num_candidates
 
     def allowed(
         self, keys: int, window: int | None, groups: int, device: torch.device
@@ -129,9 +141,9 @@ def attend(
     Returns:
         [batch, q, heads, value_dim].
     """
-    batch, heads, queries, head_dim = query.shape
+    batch, heads, queries, _ = query.shape
     kv_heads = key.shape[1]
-    packed = query.reshape(batch, kv_heads, heads // kv_heads * queries, head_dim)
+    packed = _packed_heads(query, kv_heads)
     if softcap is None and sinks is None:
         output = F.scaled_dot_product_attention(
             packed, key, value, attn_mask=allowed, scale=scaling
@@ -146,7 +158,18 @@ def attend(
             scores = torch.cat([scores, sink.reshape(batch, kv_heads, -1, 1)], dim=-1)
         weights = scores.softmax(dim=-1)[..., : key.shape[2]].to(value.dtype)
         output = weights @ value
-    return output.reshape(batch, heads, queries, -1).transpose(1, 2).contiguous()
+    return _unpacked_heads(output, heads, queries)
+
+
+def _packed_heads(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """[batch, heads, q, size] -> [batch, kv_heads, groups * q, size]."""
+    batch, heads, queries, size = query.shape
+    return query.reshape(batch, kv_heads, heads // kv_heads * queries, size)
+
+
+def _unpacked_heads(output: torch.Tensor, heads: int, queries: int) -> torch.Tensor:
+    """[batch, kv_heads, groups * q, size] -> [batch, q, heads, size]."""
+    return output.reshape(output.shape[0], heads, queries, -1).transpose(1, 2).contiguous()
 
 
 class _Active(threading.local):
@@ -192,9 +215,15 @@ def _candidate_attention(
         visible = window - 1 + queries
         key, value = key[:, :, -visible:], value[:, :, -visible:]
     groups = query.shape[1] // key.shape[1]
-    allowed = layout.allowed(key.shape[2], window, groups, query.device)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = attend(query, key, value, allowed, scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    plain = window is None and softcap is None and sinks is None
+    if plain and layout.unmasked_candidates and split_attention.is_faster(query, key, value):
+        packed = _packed_heads(query, key.shape[1])
+        output = split_attention.attend_split(packed, key, value, queries, scale)
+        return _unpacked_heads(output, query.shape[1], queries), None
+    allowed = layout.allowed(key.shape[2], window, groups, query.device)
+    output = attend(query, key, value, allowed, scale, softcap, sinks)
     return output if layout.ragged is None else layout.ragged.pack(output), None
 
 

@@ -25,6 +25,7 @@ class CandidateContext:
         model_kwargs: Everything else `generate` passes to the model.
         compile_config: How transformers compiles its own forwards of this generation; None where it
             does not.
+        padded: False if `attention_mask` is known to be all ones.
     """
 
     cache: Cache
@@ -34,6 +35,14 @@ class CandidateContext:
     position_ids: torch.Tensor | None
     model_kwargs: dict[str, Any]
     compile_config: Any = None
+    padded: bool = True
+
+    @property
+    def token_mask(self) -> torch.Tensor | None:
+        """Bool [batch, n + c], the real tokens so far; None without padding."""
+        if self.attention_mask is None or not self.padded:
+            return None
+        return self.attention_mask[:, :-1].bool()
 
     @property
     def pending(self) -> torch.Tensor:

@@ -111,10 +111,10 @@ class StaticTreeStep:
         column = torch.arange(layer.max_cache_len, device=layer.device)
         prefix: torch.Tensor = column < layer.cumulative_length
         own = column == layer.cumulative_length + torch.arange(k, device=layer.device)[:, None]
-        if context.attention_mask is None:
+        real = context.token_mask
+        if real is None:
             allowed: torch.Tensor = (prefix | own)[None, None]
         else:
-            real = context.attention_mask[:, :-1].bool()
             real = F.pad(real, (0, layer.max_cache_len - real.shape[1]), value=True)
             allowed = ((prefix & real)[:, None, :] | own)[:, None]
         if self.model.config._attn_implementation == "sdpa":

@@ -56,8 +56,7 @@ class TreeStep:
             for name in ("input_ids", "position_ids"):
                 inputs[name] = rows.pack(inputs[name])
             inputs[CACHE_ARGUMENT] = RaggedCache(context.cache, rows)
-        mask = context.attention_mask
-        layout = CandidateLayout(k, pending, None if mask is None else mask[:, :-1].bool(), rows)
+        layout = CandidateLayout(k, pending, context.token_mask, rows)
         hidden, logits = self._run(inputs, layout)
         self._context = context
         self._hidden = hidden[:, -k:] if rows is None else rows.unpack(hidden, pending)
