@@ -6,12 +6,7 @@ import math
 import pytest
 import torch
 from architectures import BOS, EOS
-from models import (
-    make_selector,
-    make_tokenizer,
-    one_thread,  # noqa: F401
-    tiny_model,
-)
+from models import make_selector, make_tokenizer, tiny_model
 
 import s2t_ext
 from s2t_ext import Calibration, S2TConfig

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 from completions_server import CompletionsServer
-from models import one_thread, tiny_model  # noqa: F401
-from test_teacher import teacher_model
+from models import tiny_model
+from tiny_teachers import teacher_model
 from typer.testing import CliRunner
 from words import save_pair, word_tokenizer
 

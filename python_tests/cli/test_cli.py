@@ -7,20 +7,12 @@ import sys
 import pytest
 import torch
 from architectures import EOS, PROMPT
-from models import (
-    add_adapter,
-    build_model,
-    make_selector,
-    make_tokenizer,
-    one_thread,  # noqa: F401
-    tiny_model,
-)
+from command_line import call, error_of
+from models import add_adapter, build_model, make_selector, make_tokenizer, tiny_model
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
-from s2t_ext.cli import app
 from s2t_ext.cli.generate import CHANGED, RESET, TRIGGERED
 from s2t_ext.generation import generate
 from s2t_ext.hf.identity import describe_base_model
@@ -44,22 +36,6 @@ def folders(tmp_path_factory):
     selector.save_pretrained(root / "selector")
     (root / "prompts.txt").write_text("one\n\ntwo\n")
     return root
-
-
-def call(*arguments) -> tuple[str, str]:
-    """(stdout, stderr) of a command that succeeds."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output
-    return result.stdout, result.stderr
-
-
-def error_of(*arguments) -> str:
-    """The one line a command says no in."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
-    assert result.stdout == "" and result.stderr.startswith("error: ")
-    assert result.stderr.count("\n") == 1
-    return result.stderr.removeprefix("error: ").rstrip("\n")
 
 
 def generate_command(folders, *more):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from test_cli import call, error_of
-from test_collect import PROMPTS, make_model
-from test_research_groups import lines_of, write
+from collecting import PROMPTS, make_model
+from command_line import call, error_of
+from research_lines import lines_of, write
 from transformers import AutoModelForCausalLM
 
 import s2t_ext

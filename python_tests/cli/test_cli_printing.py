@@ -1,9 +1,6 @@
 """Text on the terminal, piece by piece, as `generate` prints it."""
 
 import torch
-from models import (
-    one_thread,  # noqa: F401
-)
 
 from s2t_ext.cli.generate import _Printer
 

@@ -7,13 +7,7 @@ on a growing cache.
 import pytest
 import torch
 from architectures import PAD
-from models import (
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import make_selector, prompts, tiny_model, way_in
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import StoppingCriteria, StoppingCriteriaList
 

@@ -5,14 +5,7 @@ import logging
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import (
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import build_model, make_selector, prompts, tiny_model, way_in
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,

@@ -9,7 +9,6 @@ from models import (
     assert_equals_reference,
     build_model,
     make_selector,
-    one_thread,  # noqa: F401
     prompts,
 )
 

@@ -6,13 +6,7 @@ import math
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import (
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import DecodingRecord, S2TConfig, S2TGenerateOutput, StepEvent
 from s2t_ext.decoding.record import RowRecord

@@ -3,15 +3,7 @@
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import (
-    assert_equals_reference,
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import assert_equals_reference, build_model, make_selector, prompts, tiny_model, way_in
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, StaticCache
 from transformers.cache_utils import Cache, DummyLayer, StaticLayer, StaticSlidingWindowLayer

@@ -5,13 +5,7 @@ import threading
 import pytest
 import torch
 from architectures import ARCHITECTURES, PROMPT
-from models import (
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps.tree_step import TreeStep

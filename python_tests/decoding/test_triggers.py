@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 from architectures import PROMPT
-from models import (
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import Calibration, S2TConfig, Selector
 from s2t_ext.ops.reference import propose_candidates

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import distill_process
 import pytest
 import torch
+from collecting import PROMPTS, make_model, run_collect
 from peft import PeftModel
 from safetensors.torch import load_file
-from test_collect import PROMPTS, make_model, run_collect
 
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
@@ -226,7 +227,8 @@ def test_two_processes_do_what_accumulating_two_batches_does(tmp_path, collectio
     # What `accelerate launch` sets for two processes of one machine.
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, __file__, str(collection.folder), str(tmp_path / "two")]
+    command = [sys.executable, distill_process.__file__, str(collection.folder)]
+    command += [str(tmp_path / "two"), json.dumps(options)]
     processes = [
         subprocess.Popen(command, env={**os.environ, **shared, "RANK": r, "LOCAL_RANK": r})
         for r in "01"
@@ -276,8 +278,3 @@ def test_errors(tmp_path, collection):
 def test_config_errors(options, message):
     with pytest.raises(ValueError, match=f"DistillConfig: {message}"):
         DistillConfig(**options)
-
-
-if __name__ == "__main__":  # one of the processes of the test above
-    config = DistillConfig(**{**FAST, "lora_dropout": 0.0})
-    distill(make_model(1), Collection(sys.argv[1]), sys.argv[2], config)

@@ -1,11 +1,11 @@
 """Groups of the released research code: put together by trajectory, and trained on like our own."""
 
-import json
 import random
 
 import pytest
 import torch
-from test_collect import make_model, run_collect
+from collecting import make_model, run_collect
+from research_lines import lines_of, write
 
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.data.research_groups import import_research_groups, read_research_groups
@@ -19,31 +19,6 @@ def trajectories(tmp_path_factory):
     collection = run_collect(tmp_path_factory.mktemp("collected"), share=0.5, max_new_tokens=20)
     both = collection.trajectories("train") + collection.trajectories("held_out")
     return [t for t in both if len(t.groups) > 2]
-
-
-def lines_of(trajectories, longest=511) -> list[dict]:
-    """As that code writes them: a context per group, cut on the left."""
-    lines = []
-    for number, trajectory in enumerate(trajectories):
-        tokens = [*trajectory.prompt, *trajectory.response]
-        for group in trajectory.groups:
-            context = tokens[: len(trajectory.prompt) + group.step]
-            lines.append(
-                {
-                    "problem_id": number,
-                    "step": group.step,
-                    "group_id": f"{number}_{group.step}",
-                    "context_ids": context[-longest:],
-                    "cand_ids": list(group.candidates),
-                    "teacher_prob_abs": list(group.teacher_probs),
-                }
-            )
-    return lines
-
-
-def write(path, lines):
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return path
 
 
 def imported(path, output, **options) -> list:

@@ -6,14 +6,8 @@ import json
 
 import pytest
 import torch
-from models import (  # noqa: F401
-    add_adapter,
-    build_model,
-    make_selector,
-    one_thread,
-    tiny_model,
-)
-from test_teacher import teacher_model
+from models import add_adapter, build_model, make_selector, tiny_model
+from tiny_teachers import teacher_model
 from typer.testing import CliRunner
 from words import save_pair, word_tokenizer
 

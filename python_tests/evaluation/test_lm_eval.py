@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from models import one_thread, prompts, tiny_model  # noqa: F401
+from models import prompts, tiny_model
 from transformers import AutoModelForCausalLM
 from words import save_pair
 

@@ -14,7 +14,6 @@ from models import (
     build_model,
     make_selector,
     make_tokenizer,
-    one_thread,  # noqa: F401
     prompts,
     tiny_model,
     way_in,

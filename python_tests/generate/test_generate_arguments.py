@@ -5,15 +5,7 @@ the tokens are its own, with a choice in every step the argument still holds.
 import pytest
 import torch
 from architectures import BOS, EOS, PAD, PROMPT, VOCAB
-from models import (
-    WAYS_IN,
-    make_selector,
-    make_tokenizer,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import WAYS_IN, make_selector, make_tokenizer, prompts, tiny_model, way_in
 from transformers import (
     GenerationConfig,
     LogitsProcessor,

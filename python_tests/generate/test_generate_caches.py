@@ -5,15 +5,7 @@ import copy
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import (
-    WAYS_IN,
-    Prompts,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import WAYS_IN, Prompts, make_selector, prompts, tiny_model, way_in
 from transformers import (
     DynamicCache,
     StaticCache,

@@ -7,15 +7,7 @@ import math
 import pytest
 import torch
 from architectures import ARCHITECTURES, EOS, PAD, PROMPT, longrope_config
-from models import (
-    Prompts,
-    assert_equals_reference,
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-)
+from models import Prompts, assert_equals_reference, build_model, make_selector, prompts, tiny_model
 from transformers import LogitsProcessorList
 from transformers.generation.logits_process import (
     RepetitionPenaltyLogitsProcessor,

@@ -13,7 +13,6 @@ from models import (
     add_adapter,
     build_model,
     make_selector,
-    one_thread,  # noqa: F401
     prompts,
     tiny_model,
     way_in,

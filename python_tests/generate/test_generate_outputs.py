@@ -7,16 +7,7 @@ import pytest
 import torch
 import transformers
 from architectures import PAD, PROMPT
-from models import (
-    WAYS_IN,
-    Collects,
-    make_selector,
-    make_tokenizer,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import WAYS_IN, Collects, make_selector, make_tokenizer, prompts, tiny_model, way_in
 from transformers import (
     TextIteratorStreamer,
     TextStreamer,

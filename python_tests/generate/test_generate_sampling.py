@@ -9,13 +9,7 @@ import functools
 import pytest
 import torch
 from architectures import BOS, EOS, PAD
-from models import (
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    tiny_model,
-    way_in,
-)
+from models import build_model, make_selector, tiny_model, way_in
 from transformers import (
     LlamaConfig,
     LogitsProcessorList,

@@ -4,14 +4,7 @@ import threading
 
 import pytest
 import torch
-from models import (
-    assert_equals_reference,
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    way_in,
-)
+from models import assert_equals_reference, build_model, make_selector, prompts, way_in
 
 from s2t_ext import S2TConfig
 from s2t_ext.hf.candidate_attention import (

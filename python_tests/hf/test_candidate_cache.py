@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from models import one_thread, tiny_model  # noqa: F401
+from models import tiny_model
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 

@@ -5,14 +5,7 @@ import shutil
 import pytest
 import torch
 from checkpoint_cases import ALWAYS, generated, message
-from models import (
-    add_adapter,
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-)
+from models import add_adapter, build_model, make_selector, prompts, tiny_model
 from safetensors.torch import load_file
 
 from s2t_ext import S2TConfig, Selector

@@ -5,12 +5,7 @@ import json
 import pytest
 import torch
 from checkpoint_cases import assert_same, full_selector, generated, message
-from models import (
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    tiny_model,
-)
+from models import build_model, make_selector, tiny_model
 from safetensors.torch import save_file
 
 from s2t_ext import S2TConfig, Selector

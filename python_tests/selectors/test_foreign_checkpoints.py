@@ -5,14 +5,7 @@ import json
 import pytest
 import torch
 from checkpoint_cases import generated, message
-from models import (
-    add_adapter,
-    build_model,
-    make_tokenizer,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-)
+from models import add_adapter, build_model, make_tokenizer, prompts, tiny_model
 from safetensors.torch import save_file
 
 from s2t_ext import Calibration, S2TConfig, Selector

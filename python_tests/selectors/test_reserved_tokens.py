@@ -2,14 +2,7 @@
 
 import pytest
 import torch
-from models import (
-    add_adapter,
-    build_model,
-    make_tokenizer,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-)
+from models import add_adapter, build_model, make_tokenizer, prompts, tiny_model
 
 from s2t_ext import Selector
 from s2t_ext.selectors.reserved_tokens import (

@@ -4,15 +4,7 @@ import math
 
 import pytest
 import torch
-from models import (
-    add_adapter,
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-    way_in,
-)
+from models import add_adapter, build_model, make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import S2TConfig, Selector, TriggerHead
 from s2t_ext.hf.identity import describe_base_model

@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import pytest
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES, EOS, PAD, PROMPT, VOCAB
@@ -20,15 +19,6 @@ from s2t_ext.triggers import resolve_trigger
 TIE = 2e-5
 
 logging.getLogger("transformers").setLevel(logging.ERROR)  # advice about the tiny configurations
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Models this small only lose time to a second thread, most of all on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def build_model(config: str | hf.PretrainedConfig, seed: int = 0) -> hf.PreTrainedModel:

@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from models import one_thread  # noqa: F401
 
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher

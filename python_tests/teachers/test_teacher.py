@@ -7,50 +7,18 @@ import math
 import pytest
 import torch
 from architectures import EOS, PAD, PROMPT, VOCAB
-from models import (
-    build_model,
-    make_selector,
-    one_thread,  # noqa: F401
-    prompts,
-    tiny_model,
-)
+from models import make_selector, prompts, tiny_model
+from tiny_teachers import NEW_TOKENS, median_kl, run_with_teacher, teacher_model
 from transformers import PreTrainedTokenizerFast
 
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher
 from s2t_ext.hf.identity import check_same_tokenizer
 
-NEW = 14
-
-
-def teacher_model(name: str = "qwen2", vocabulary: int = VOCAB, seed: int = 7):
-    """A tiny teacher, of another seed than every student, with its own number of rows."""
-    from architectures import ARCHITECTURES
-
-    config = ARCHITECTURES[name].build()
-    config.vocab_size = vocabulary
-    return build_model(config, seed)
-
-
-def run(student, teacher, inputs, config, selector=None, **options):
-    return s2t_ext.generate(
-        student,
-        inputs.ids,
-        attention_mask=inputs.mask,
-        s2t=config,
-        selector=selector,
-        teacher=Teacher.from_model(teacher),
-        max_new_tokens=NEW,
-        do_sample=False,
-        return_dict_in_generate=True,
-        seed=0,
-        **options,
-    )
-
 
 def check(student, teacher, inputs, config, selector=None):
     """Runs, compares with the reference, returns the record."""
-    output = run(student, teacher, inputs, config, selector)
+    output = run_with_teacher(student, teacher, inputs, config, selector)
     expected = s2t_ext.reference.decode_with_teacher(
         student,
         teacher,
@@ -58,21 +26,12 @@ def check(student, teacher, inputs, config, selector=None):
         inputs.mask,
         config=config,
         selector=selector,
-        max_new_tokens=NEW,
+        max_new_tokens=NEW_TOKENS,
         eos_token_ids=(EOS,),
         pad_token_id=PAD,
     )
     assert output.sequences.tolist() == expected.tolist()
     return output.s2t
-
-
-def median_kl(student, teacher, inputs) -> float:
-    """A threshold that about half of the steps exceed."""
-    config = S2TConfig(trigger="kl", threshold=1e9, select="teacher", warmup_steps=0)
-    record = run(student, teacher, inputs, config).s2t
-    values = [v for row in record.rows for v in row.statistics]
-    assert len(set(values)) > 10 and all(v > 0 for v in values)
-    return float(torch.tensor(values).median())
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
@@ -129,7 +88,7 @@ def test_a_token_the_teacher_has_no_row_for_is_refused():
     highest = int(inputs.ids.max())
     config = S2TConfig(trigger="always", select="teacher", warmup_steps=0)
     with pytest.raises(ValueError, match=f"teacher must have a row for every .* got {highest}"):
-        run(tiny_model("llama"), teacher_model(vocabulary=highest), inputs, config)
+        run_with_teacher(tiny_model("llama"), teacher_model(vocabulary=highest), inputs, config)
 
 
 def test_kl_trigger_with_a_selector_equals_recomputing():
@@ -142,15 +101,15 @@ def test_kl_trigger_with_a_selector_equals_recomputing():
 def test_a_teacher_that_is_the_student_changes_nothing():
     small, inputs = tiny_model("llama"), prompts(True)
     expected = small.generate(
-        inputs.ids, attention_mask=inputs.mask, max_new_tokens=NEW, do_sample=False
+        inputs.ids, attention_mask=inputs.mask, max_new_tokens=NEW_TOKENS, do_sample=False
     )
     for select in ("teacher", "takeover"):
         config = S2TConfig(trigger="always", select=select, warmup_steps=0)
-        output = run(small, small, inputs, config)
+        output = run_with_teacher(small, small, inputs, config)
         assert torch.equal(output.sequences, expected)
         assert output.s2t.triggers == output.s2t.steps and output.s2t.changed_tokens == 0
     config = S2TConfig(trigger="kl", threshold=1e-4, select="teacher", warmup_steps=0)
-    assert run(small, small, inputs, config).s2t.triggers == 0
+    assert run_with_teacher(small, small, inputs, config).s2t.triggers == 0
 
 
 def step_by_step(student, teacher, ids, first):
@@ -224,7 +183,7 @@ def test_vocabularies_that_differ_are_refused():
     large = teacher_model(vocabulary=VOCAB + 1025)
     config = S2TConfig(trigger="always", select="teacher")
     with pytest.raises(ValueError, match="teacher must have the student's vocabulary"):
-        run(tiny_model("llama"), large, prompts(False), config)
+        run_with_teacher(tiny_model("llama"), large, prompts(False), config)
 
 
 @pytest.mark.parametrize(
@@ -248,10 +207,10 @@ def test_a_teacher_without_a_valid_logit_leaves_the_student_alone():
     with torch.no_grad():
         broken.get_output_embeddings().weight.fill_(math.nan)
     expected = small.generate(
-        inputs.ids, attention_mask=inputs.mask, max_new_tokens=NEW, do_sample=False
+        inputs.ids, attention_mask=inputs.mask, max_new_tokens=NEW_TOKENS, do_sample=False
     )
     for select in ("teacher", "takeover"):
         config = S2TConfig(trigger="always", select=select, warmup_steps=0)
-        output = run(small, broken, inputs, config)
+        output = run_with_teacher(small, broken, inputs, config)
         assert torch.equal(output.sequences, expected)
-    assert PROMPT + NEW == expected.shape[1]
+    assert PROMPT + NEW_TOKENS == expected.shape[1]

@@ -9,8 +9,8 @@ import pytest
 import torch
 from architectures import PROMPT, VOCAB
 from completions_server import CompletionsServer
-from models import one_thread, prompts, tiny_model  # noqa: F401
-from test_teacher import median_kl, teacher_model
+from models import prompts, tiny_model
+from tiny_teachers import median_kl, teacher_model
 
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from collecting import make_model, run_collect
 from safetensors.torch import load_file
-from test_collect import make_model, run_collect
 
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.options import DistillConfig
