@@ -19,6 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from s2t_ext.analysis.calibration import calibrate
 from s2t_ext.config import S2TConfig
+from s2t_ext.demo import ASSETS
 from s2t_ext.demo.pretrain import Recipe, greedy_accuracy, make_tokenizer, pretrain
 from s2t_ext.demo.problems import problems
 from s2t_ext.distillation.data.collect import collect
@@ -29,7 +30,6 @@ from s2t_ext.teachers.base import Teacher
 
 #: In the files that ship, instead of the folder it was built in.
 STUDENT_NAME = "s2t_ext-demo-student"
-ASSETS = Path(__file__).parent / "assets"
 
 STUDENT = Recipe(layers=2, width=64, heads=4, steps=800, batch=48, learning_rate=8e-3)
 TEACHER = Recipe(layers=3, width=128, heads=4, steps=1800, batch=48, learning_rate=5e-3)
@@ -100,7 +100,8 @@ def install(work: Path, assets: Path = ASSETS) -> None:
     for name in ("student", "teacher"):
         model = LlamaForCausalLM.from_pretrained(work / name, dtype=torch.bfloat16)
         model.save_pretrained(assets / name)
-    make_tokenizer().save_pretrained(assets / "student")
+    for name in ("student", "teacher"):
+        make_tokenizer().save_pretrained(assets / name)
     shutil.copytree(work / "selector", assets / "selector")
     (assets / "selector" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     for name, path in (("s2t_config.json", "base_model"), ("adapter_config.json", "")):

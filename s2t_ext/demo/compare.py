@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from s2t_ext.analysis.calibration import calibrate
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
+from s2t_ext.demo import ASSETS
 from s2t_ext.demo.problems import Problem, answer_of, problems
 from s2t_ext.generation import generate
 from s2t_ext.hf.prompts import pad_prompts
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
 
-ASSETS = Path(__file__).parent / "assets"
 MAX_NEW_TOKENS = 56
 SAMPLES = 8
 METHODS = ("greedy", "maj@8", "s2t", "s2t-local")
