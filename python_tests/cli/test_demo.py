@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from s2t_ext.cli import app
-from s2t_ext.demo import build, compare, words
+from s2t_ext.demo import ASSETS, build, compare, words
 from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method, wilson
 from s2t_ext.demo.pretrain import Recipe, encode, make_tokenizer, pretrain
 from s2t_ext.demo.problems import SPLITS, answer_of, problems, split_of, vocabulary
@@ -130,7 +130,7 @@ def test_the_build_command_makes_a_demo_that_runs(tmp_path, monkeypatch):
 
 def test_the_shipped_demo_shows_its_effect():
     demo = Demo.load()
-    assert sum(p.stat().st_size for p in compare.ASSETS.rglob("*") if p.is_file()) < 4e6
+    assert sum(p.stat().st_size for p in ASSETS.rglob("*") if p.is_file()) < 4e6
     some = held_out_problems(120)
     right = {method: sum(run_method(method, demo, some).right) for method in METHODS}
     assert right["s2t"] > right["greedy"] + 20
@@ -145,7 +145,7 @@ def test_it_asks_the_network_for_nothing(monkeypatch):
 
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", request)
     monkeypatch.setattr("huggingface_hub.file_download.hf_hub_download", request)
-    loaded = Demo.load(compare.ASSETS)
+    loaded = Demo.load(ASSETS)
     for method in METHODS:
         run_method(method, loaded, held_out_problems(2))
 

@@ -34,7 +34,8 @@ def demo(
     with one_line_errors():
         import torch
 
-        from s2t_ext.demo.compare import ASSETS, METHODS, Demo, held_out_problems, run_method
+        from s2t_ext.demo import ASSETS
+        from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method
 
         # Models this small gain nothing from a second thread, and where another program has the
         # core, each of their many short operations would wait for it.
