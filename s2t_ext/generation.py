@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,17 +20,16 @@ from transformers import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.decode_loop import decode
 from s2t_ext.decoding.options import DecodingOptions
 from s2t_ext.decoding.record import S2TGenerateOutput, StepEvent
 from s2t_ext.decoding.requirements import check_prompt
-from s2t_ext.hf.adapters import unwrap_peft
+from s2t_ext.hf.generate_internals import BaseStreamer, arguments_of_generate
+from s2t_ext.hf.identity import check_same_tokenizer
+from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.selectors.selector import Selector
-
-_PATCHED = "_s2t_options"
 
 
 class DecodingMethod:
@@ -52,15 +51,15 @@ class DecodingMethod:
         **model_kwargs: Any,
     ) -> S2TGenerateOutput | torch.Tensor:
         """Called by transformers with everything prepared."""
-        streamer, dropped = self.streamer, _arguments_generate_drops()
-        if dropped.get("assistant_model") is not None:
+        streamer, call = self.streamer, arguments_of_generate()
+        if call.assistant_model is not None:
             raise ValueError(
                 "generate: assistant_model must be None (Select-to-Think does not speculate), "
                 "got a model"
             )
         if streamer is None:
-            streamer = dropped.get("streamer")  # transformers has already put the prompt
-        elif dropped.get("streamer") is None:
+            streamer = call.streamer  # transformers has already put the prompt
+        elif call.streamer is None:
             streamer.put(input_ids.cpu())
         return decode(
             model,
@@ -69,8 +68,8 @@ class DecodingMethod:
             stopping_criteria,
             generation_config,
             self.options,
+            call,
             streamer,
-            bool(dropped.get("synced_gpus")),
             **model_kwargs,
         )
 
@@ -87,6 +86,9 @@ def decoding_method(
     """Select-to-Think decoding for `model.generate(**inputs,
     custom_generate=decoding_method(...))`.
 
+    transformers keeps the tokenizer of such a call to itself: give stop strings as
+    `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
+
     Args: as in `generate`.
     """
     return DecodingMethod(
@@ -96,7 +98,8 @@ def decoding_method(
 
 def generate(
     model: nn.Module,
-    inputs: torch.Tensor | None = None,
+    inputs: torch.Tensor | Mapping[str, Any] | None = None,
+    generation_config: GenerationConfig | None = None,
     *,
     s2t: S2TConfig | None = None,
     selector: Selector | None = None,
@@ -110,9 +113,11 @@ def generate(
     """`model.generate` with Select-to-Think decoding (arXiv 2604.26940).
 
     Args:
-        model: Any causal language model of transformers, PEFT-wrapped or not.
-        inputs: Prompt ids, int64 [batch, length] (or `input_ids=` and the rest of a tokenizer's
-            output).
+        model: Any causal language model of transformers, in a wrapper of PEFT or `torch.compile`
+            or not.
+        inputs: Prompt ids, int64 [batch, length], or a tokenizer's whole output (also as keywords:
+            `input_ids=`, `attention_mask=`, ...).
+        generation_config: As in `model.generate`.
         s2t: Options; None takes the selector's, else the defaults.
         selector: The score head, needed for `select="local"` unless `trigger="never"`.
         teacher: A `Teacher`, needed for `select="teacher"`, `select="takeover"` and `trigger="kl"`.
@@ -120,7 +125,7 @@ def generate(
             (from torch's generator).
         on_step: Called with a `StepEvent` after every step.
         streamer: As in transformers; gets every token once it is decided.
-        tokenizer: Only read for `stop_strings`.
+        tokenizer: The model's, for `stop_strings`, and to be compared with the teacher's.
         generate_kwargs: Anything `model.generate` takes; what cannot be honoured raises ValueError.
 
     Returns:
@@ -137,15 +142,18 @@ def generate(
         raise ValueError(
             "generate: custom_generate must be None (s2t_ext.generate is itself one), got a value"
         )
-    _check_arguments(model, generate_kwargs)
-    for prompt in (inputs, generate_kwargs.get("input_ids")):
+    if isinstance(inputs, Mapping):
+        generate_kwargs = {**inputs, **generate_kwargs}
+        inputs = None
+    if generation_config is not None:
+        generate_kwargs["generation_config"] = generation_config
+    plain = checked_model(model, "generate")
+    arguments = _prepared(plain, method.options, generate_kwargs, tokenizer)
+    for prompt in (inputs, arguments.get("input_ids")):
         if prompt is not None and prompt.shape[0]:
-            check_prompt(prompt, generate_kwargs)
-    generate_kwargs = _with_stop_strings(generate_kwargs, model, tokenizer)
+            check_prompt(prompt, arguments)
     call: Any = model.generate
-    result: S2TGenerateOutput | torch.Tensor = call(
-        inputs, custom_generate=method, **generate_kwargs
-    )
+    result: S2TGenerateOutput | torch.Tensor = call(inputs, custom_generate=method, **arguments)
     return result
 
 
@@ -161,23 +169,16 @@ def patch(
     """Makes the model's own `generate` decode with Select-to-Think, streamers and stop strings
     included.
 
-    Beam search and assisted generation raise while patched. `unpatch` undoes it. Returns the model.
+    The model keeps its class; copies of it, and what is pickled, stay patched. Beam search and
+    assisted generation raise while patched. `unpatch` undoes it. Returns the model.
+
+    Raises:
+        ValueError: if the model is not a causal language model of transformers, in a wrapper of
+            PEFT or `torch.compile` or not.
     """
-    target = unwrap_peft(model)
-    unpatch(target)
-    cls = type(target)
-    # The class keeps its name: transformers writes it into config.architectures when the model is
-    # saved.
-    target.__class__ = type(
-        cls.__name__,
-        (_PatchedGeneration, cls),
-        {"__module__": cls.__module__, "__qualname__": cls.__qualname__},
-    )
-    setattr(
-        target,
-        _PATCHED,
-        DecodingOptions(_config_for(s2t, selector), selector, teacher, seed, on_step),
-    )
+    target = checked_model(model, "patch")
+    options = DecodingOptions(_config_for(s2t, selector), selector, teacher, seed, on_step)
+    target.generate = PatchedGenerate(target, options)
     return model
 
 
@@ -185,65 +186,51 @@ def unpatch(model: PreTrainedModel) -> PreTrainedModel:
     """Restores the model's own `generate`; does nothing to a model that is not patched. Returns the
     model.
     """
-    target = unwrap_peft(model)
-    if isinstance(target, _PatchedGeneration):
-        target.__class__ = type(target).__mro__[2]
-        delattr(target, _PATCHED)
+    target = unwrap_model(model)
+    if isinstance(vars(target).get("generate"), PatchedGenerate):
+        del target.generate
     return model
 
 
-class _PatchedGeneration:
-    """Overrides the methods transformers dispatches to, per generation mode."""
+class PatchedGenerate:
+    """The `generate` of a patched model: an attribute of the model itself, in front of its
+    class's method.
+    """
 
-    def _sample(
-        self,
-        input_ids: torch.Tensor,
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        synced_gpus: bool = False,
-        streamer: BaseStreamer | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,  # the stop strings' criterion has it
-        **model_kwargs: Any,
-    ) -> S2TGenerateOutput | torch.Tensor:
-        return decode(
-            self,
-            input_ids,
-            logits_processor,
-            stopping_criteria,
-            generation_config,
-            getattr(self, _PATCHED),
-            streamer,
-            synced_gpus,
-            **model_kwargs,
-        )
+    def __init__(self, model: PreTrainedModel, options: DecodingOptions) -> None:
+        self.model = model
+        self.options = options
 
-    def _beam_search(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """`model.generate`, with its arguments; a `custom_generate` of the caller's own wins."""
+        own = type(self.model).generate
+        if kwargs.get("custom_generate") is not None:
+            return own(self.model, *args, **kwargs)
+        tokenizer = kwargs.pop("tokenizer", None)
+        named = inspect.signature(own).bind_partial(self.model, *args).arguments
+        named.pop("self")
+        arguments = _prepared(self.model, self.options, {**named, **kwargs}, tokenizer)
+        return own(self.model, custom_generate=DecodingMethod(self.options), **arguments)
+
+
+def checked_model(model: nn.Module, where: str) -> PreTrainedModel:
+    """The transformers model inside the wrappers; raises ValueError if there is none."""
+    plain: PreTrainedModel = unwrap_model(model)
+    if not isinstance(plain, GenerationMixin):
         raise ValueError(
-            "generate: num_beams must be 1 on a patched model (s2t_ext.unpatch restores beam "
-            "search), got more"
-        )
-
-    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError(
-            "generate: cache_implementation must not be 'paged' on a patched model (unpatch "
-            "restores continuous batching), got 'paged'"
-        )
-
-    def _assisted_decoding(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError(
-            "generate: assisted generation must be off on a patched model (s2t_ext.unpatch "
-            "restores it), got on"
-        )
-
-
-def _check_arguments(model: nn.Module, generate_kwargs: dict[str, Any]) -> None:
-    """Refuses what `model.generate` would act on before it reaches us."""
-    if not isinstance(unwrap_peft(model), GenerationMixin):
-        raise ValueError(
-            "generate: model must be a causal language model of transformers, got "
+            f"{where}: model must be a causal language model of transformers, got "
             f"{type(model).__name__}"
         )
+    return plain
+
+
+def _prepared(
+    model: PreTrainedModel,
+    options: DecodingOptions,
+    generate_kwargs: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> dict[str, Any]:
+    """The arguments for `model.generate`, after what it would act on before it reaches us."""
     if generate_kwargs.get("cache_implementation") == "paged":
         raise ValueError(
             "generate: cache_implementation must not be 'paged' (continuous batching bypasses "
@@ -255,6 +242,10 @@ def _check_arguments(model: nn.Module, generate_kwargs: dict[str, Any]) -> None:
             "generate: token_healing must be False (heal the prompt first: "
             "model.heal_tokens(input_ids, tokenizer)), got True"
         )
+    teachers = getattr(options.teacher, "tokenizer", None)
+    if tokenizer is not None and teachers is not None:
+        check_same_tokenizer(tokenizer, teachers)
+    return _with_stop_strings(generate_kwargs, model, tokenizer)
 
 
 def _config_for(s2t: S2TConfig | None, selector: Selector | None) -> S2TConfig:
@@ -265,31 +256,16 @@ def _config_for(s2t: S2TConfig | None, selector: Selector | None) -> S2TConfig:
     return S2TConfig()
 
 
-def _arguments_generate_drops() -> dict[str, Any]:
-    """Arguments `generate` keeps from a callable (streamer, assistant_model, synced_gpus), read
-    from its frame.
-
-    transformers hands a `custom_generate` callable only the arguments `_sample` does not name,
-    without a word about the others.
-    Reading them here is what lets a streamer work, and an assistant model be refused, instead of
-    being silently ignored.
-    """
-    frame = sys._getframe(2)
-    if frame.f_code.co_name != "generate" or "custom_generate" not in frame.f_locals:
-        return {}
-    return {
-        name: frame.f_locals.get(name) for name in ("streamer", "assistant_model", "synced_gpus")
-    }
-
-
 def _with_stop_strings(
-    generate_kwargs: dict[str, Any], model: nn.Module, tokenizer: PreTrainedTokenizerBase | None
+    generate_kwargs: dict[str, Any],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase | None,
 ) -> dict[str, Any]:
     """Turns `stop_strings` into a stopping criterion, since `generate` keeps the tokenizer from a
     callable.
     """
     config = generate_kwargs.get("generation_config")
-    own = unwrap_peft(model).generation_config
+    own = model.generation_config
     strings = generate_kwargs.pop("stop_strings", None)
     for source in (config, own):
         strings = strings if strings is not None else getattr(source, "stop_strings", None)

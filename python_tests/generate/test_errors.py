@@ -30,7 +30,10 @@ from s2t_ext import S2TConfig
 
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
 NEVER = S2TConfig(trigger="never")
-MODES = "(Select-to-Think decodes greedily or by sampling; use model.generate for this mode)"
+MODES = (
+    "(Select-to-Think decodes greedily or by sampling; use model.generate for this mode, on a "
+    "model that is not patched)"
+)
 CHOICES = "(the forward pass of the candidates does not carry it: set trigger='never')"
 SPECULATION = (
     "generate: assistant_model, prompt_lookup_num_tokens, assistant_early_exit and use_mtp must be "
@@ -141,26 +144,18 @@ def test_options_of_generate(arguments, message, way):
 
 
 def test_modes_of_a_patched_model():
-    """Only what our loop serves; unpatched, the model has its own modes back."""
-    assert refusal("patch", num_beams=2) == (
-        "generate: num_beams must be 1 on a patched model (s2t_ext.unpatch restores beam search), "
-        "got more"
-    )
-    assisted = (
-        "generate: assisted generation must be off on a patched model (s2t_ext.unpatch restores "
-        "it), got on"
-    )
-    assert (
-        refusal("patch", assistant_model=tiny_model("llama"), input_ids=prompts(False).ids[:1])
-        == assisted
-    )
-    assert (
-        refusal("patch", prompt_lookup_num_tokens=3, input_ids=prompts(False).ids[:1]) == assisted
-    )
-    assert refusal("patch", cache_implementation="paged") == (
-        "generate: cache_implementation must not be 'paged' on a patched model (unpatch restores "
-        "continuous batching), got 'paged'"
-    )
+    """What our loop serves and nothing else, as without a patch; unpatched, the model has its own
+    modes back.
+    """
+    one = dict(input_ids=prompts(False).ids[:1])
+    for arguments in (
+        dict(num_beams=2),
+        dict(assistant_model=tiny_model("llama"), **one),
+        dict(prompt_lookup_num_tokens=3, **one),
+        dict(cache_implementation="paged"),
+        dict(token_healing=True),
+    ):
+        assert refusal("patch", **arguments) == refusal("generate", **arguments)
     model = tiny_model("llama")
     assert model.generate(prompts(False).ids, num_beams=2, max_new_tokens=3).shape == (
         2,

@@ -14,11 +14,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from s2t_ext.analysis.sufficiency_report import ABSENT, SUPPORT, sufficiency_report
-from s2t_ext.hf.adapters import unwrap_peft
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.prompts import chat_prompt
 from s2t_ext.hf.trajectory import CHUNK, trajectory_support
+from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.rollouts import roll_out
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.teachers.base import Teacher, describe_teacher
@@ -64,7 +64,7 @@ def measure_sufficiency(
     if teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer)
     settings = {
-        "student": describe_base_model(unwrap_peft(model)),
+        "student": describe_base_model(unwrap_model(model)),
         "teacher": describe_teacher(teacher),
         "prompts": list(prompts),
         **dict(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature),
@@ -104,7 +104,7 @@ class _Measurer:
         self.model = model
         self.tokenizer = tokenizer
         self.teacher = teacher
-        self.plain: Any = unwrap_peft(model)
+        self.plain: Any = unwrap_model(model)
         self.head = find_logits_head(self.plain)
 
     def measure(

@@ -13,7 +13,6 @@ from transformers import (
     PreTrainedModel,
     StoppingCriteriaList,
 )
-from transformers.generation.streamers import BaseStreamer
 
 from s2t_ext import ops
 from s2t_ext.decoding.local_selection import LocalSelection
@@ -32,6 +31,13 @@ from s2t_ext.decoding.student import Student
 from s2t_ext.decoding.teacher_selection import TeacherSelection, TeacherView
 from s2t_ext.hf.adapters import AdapterSwitch, has_adapter
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.generate_internals import (
+    BaseStreamer,
+    GenerateCall,
+    check_release,
+    experts_for_decoding,
+    pad_token_id,
+)
 from s2t_ext.ops import ProposedCandidates
 from s2t_ext.triggers import Trigger, resolve_trigger
 
@@ -45,12 +51,13 @@ def decode(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     options: DecodingOptions,
+    call: GenerateCall,
     streamer: BaseStreamer | None = None,
-    synced_gpus: bool = False,
     **model_kwargs: Any,
 ) -> S2TGenerateOutput | torch.Tensor:
     """What all three ways into `generate` call, with the arguments transformers prepared."""
-    check_generation(model, generation_config, logits_processor, model_kwargs, synced_gpus)
+    check_release()
+    check_generation(model, generation_config, logits_processor, model_kwargs, call.synced_gpus)
     trigger = resolve_trigger(options.config, options.selector)
     check_options(options.config, trigger, options.selector, options.teacher)
     if trigger.can_fire:
@@ -62,7 +69,9 @@ def decode(
         options.selector.check_fits(model)
         options.selector.to(input_ids.device)
     record = DecodingRecord()
-    student = Student(model, generation_config, model_kwargs, record, trigger.needs_hidden_state)
+    student = Student(
+        model, generation_config, model_kwargs, call, record, trigger.needs_hidden_state
+    )
     teacher = None
     if options.teacher is not None:
         teacher = TeacherView(options.teacher.start(model), record)
@@ -130,7 +139,7 @@ class DecodeLoop:
         batch, device = input_ids.shape[0], input_ids.device
         self.seed = row_seeds(options.seed, batch, device)
         config = student.generation_config
-        self.pad_id = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
+        self.pad_id = pad_token_id(config)
         reserved = options.selector.reserved_ids if options.selector is not None else ()
         self.blocked_ids: torch.Tensor | None = None
         if reserved:
@@ -145,7 +154,7 @@ class DecodeLoop:
     def run(self, streamer: BaseStreamer | None) -> S2TGenerateOutput | torch.Tensor:
         """Generates until every row has finished; returns what `model.generate` would."""
         self._prefill()
-        with self.student.model._optimize_model_for_decode():
+        with experts_for_decoding(self.student.model):
             step = 0
             while True:
                 event = self._step(step)

@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import Cache, PreTrainedModel
 
 from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.self_test import restarts_prefix

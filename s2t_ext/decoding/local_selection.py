@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from s2t_ext import ops
 from s2t_ext.decoding.lagging_scorer import LaggingScorer

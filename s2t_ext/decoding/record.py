@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.generation.utils import GenerateDecoderOnlyOutput
+
+from s2t_ext.hf.generate_internals import GenerateDecoderOnlyOutput
 
 
 @dataclass

@@ -7,15 +7,19 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
-from transformers.generation.configuration_utils import GenerationMode
-from transformers.generation.logits_process import UnbatchedClassifierFreeGuidanceLogitsProcessor
-from transformers.generation.utils import (
-    ALL_CACHE_NAMES,
-    MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 
 from s2t_ext.config import S2TConfig
+from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES
+from s2t_ext.hf.generate_internals import (
+    MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
+    GenerationMode,
+)
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.triggers import Trigger
 
@@ -58,7 +62,7 @@ def check_generation(
         rule = _MODE_ARGUMENTS.get(mode, "the mode must be greedy or sampling")
         _refuse(
             f"{rule} (Select-to-Think decodes greedily or by sampling; use model.generate for "
-            "this mode)",
+            "this mode, on a model that is not patched)",
             mode.value,
         )
     if model.config.is_encoder_decoder:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers.cache_utils import Cache
+from transformers import Cache
 
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.ops import ProposedCandidates

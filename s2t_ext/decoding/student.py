@@ -9,13 +9,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, StaticLayer
+from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
 
 from s2t_ext.decoding.record import DecodingRecord
 from s2t_ext.hf.cache_argument import cache_name
+from s2t_ext.hf.cache_layers import StaticLayer
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext, cached_tokens
+from s2t_ext.hf.generate_internals import (
+    GenerateCall,
+    compile_options,
+    new_static_cache,
+    prefill,
+    update_model_kwargs,
+)
 from s2t_ext.hf.logits_head import HeadTrace, traced_head
 
 
@@ -23,6 +30,7 @@ class Student:
     """Prefill and one-token forwards, with the bookkeeping of mask, positions and cache.
 
     Args:
+        call: What the caller of `generate` gave.
         model_kwargs: What `generate` prepared for the model (mask, positions, cache, embeddings).
         record: Counts forward passes.
         trace_hidden: Keep the hidden state the head reads; a learned trigger needs it.
@@ -38,12 +46,14 @@ class Student:
         model: PreTrainedModel,
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
+        call: GenerateCall,
         record: DecodingRecord,
         trace_hidden: bool,
     ) -> None:
         self.model = model
         self.generation_config = generation_config
         self.model_kwargs = model_kwargs
+        self.call = call
         self.record = record
         self.trace_hidden = trace_hidden
         self.hidden: torch.Tensor | None = None
@@ -58,10 +68,21 @@ class Student:
         stays.
         """
         name = cache_name(self.model_kwargs)
-        if _is_default_cache(self.model_kwargs.get(name)):
+        if self._is_default_cache(self.model_kwargs.get(name)):
             length = self.generation_config.max_length
             config = self.model.config.get_text_config(decoder=True)
             self.model_kwargs[name] = candidate_cache(config, length and length + k)
+
+    def _is_default_cache(self, cache: Any) -> bool:
+        """Whether it is the empty one `generate` made because the user asked for nothing in
+        particular.
+        """
+        return (
+            type(cache) is DynamicCache
+            and cache is not self.call.cache
+            and not cache.offloading
+            and cache.get_seq_length() == 0
+        )
 
     def make_room_for_last_token(self, input_ids: torch.Tensor, k: int) -> None:
         """Static caches end where transformers stops, one token before the end; a choice in the
@@ -81,18 +102,12 @@ class Student:
         needed = self._prompt_length(input_ids, cached_tokens(cache)) + new_tokens
         if min(room) >= needed:
             return
-        if getattr(cache, "_is_user_defined", False):
+        if cache is self.call.cache:
             raise ValueError(
                 f"generate: {name} must have room for {needed} tokens (a choice in the "
                 f"last step looks one token ahead), got a {type(cache).__name__} for {min(room)}"
             )
-        self.model_kwargs[name] = self.model._prepare_static_cache(
-            cache_implementation=config.cache_implementation,
-            batch_size=input_ids.shape[0],
-            max_cache_len=needed + k - 1,
-            prefill_chunk_size=config.prefill_chunk_size,
-            model_kwargs=self.model_kwargs,
-        )
+        self.model_kwargs[name] = new_static_cache(self.model, config, needed + k - 1)
 
     def _prompt_length(self, input_ids: torch.Tensor, cached: int) -> int:
         """Tokens the cache holds after the prefill."""
@@ -102,8 +117,7 @@ class Student:
         if embeds is not None:
             return cached + int(embeds.shape[1])
         # With a cache, either the whole sequence or only what is new.
-        length: int = getattr(self.generation_config, "_mask_length", None) or input_ids.shape[1]
-        return length
+        return self.call.mask_length or input_ids.shape[1]
 
     def prefill(self, input_ids: torch.Tensor) -> None:
         """Takes the prompt (int64 [batch, length], or the embeddings in `model_kwargs`) through the
@@ -114,12 +128,12 @@ class Student:
         mask = self.model_kwargs.get("attention_mask")
         self._padded = mask is not None and not bool(mask.all())  # one read of the device
         with self._tracing() as trace:
-            outputs = model._prefill(input_ids, config, self.model_kwargs)
+            outputs = prefill(model, input_ids, config, self.model_kwargs)
         self._take(outputs, trace)
         self._count_prefill(input_ids, cached_tokens(self.cache) - before)
-        if model._valid_auto_compile_criteria(self.model_kwargs, config):
+        self._compile_config = compile_options(model, config, self.model_kwargs)
+        if self._compile_config is not None:
             self._forward_call = model.get_compiled_call(config.compile_config)
-            self._compile_config = config.compile_config or model._default_compile_config()
 
     def _count_prefill(self, input_ids: torch.Tensor, cached: int) -> None:
         """Only what a given cache did not hold was computed, chunk by chunk if asked for."""
@@ -195,24 +209,10 @@ class Student:
         self._last_token_cached, self._undo = False, None
 
     def _update(self, outputs: Any) -> None:
-        self.model_kwargs = self.model._update_model_kwargs_for_generation(
-            outputs, self.model_kwargs
-        )
+        self.model_kwargs = update_model_kwargs(self.model, outputs, self.model_kwargs)
 
 
 class _CacheOnly(dict[str, Any]):
-    """What `_update_model_kwargs_for_generation` reads of a model's outputs."""
+    """What `update_model_kwargs` reads of a model's outputs."""
 
     __getattr__ = dict.__getitem__
-
-
-def _is_default_cache(cache: Any) -> bool:
-    """Whether `cache` is the empty one `generate` made because the user asked for nothing in
-    particular.
-    """
-    return (
-        type(cache) is DynamicCache
-        and not getattr(cache, "_is_user_defined", False)
-        and not cache.offloading
-        and cache.get_seq_length() == 0
-    )

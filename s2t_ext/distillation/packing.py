@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from s2t_ext.distillation.groups import Trajectory, packed_length
-from s2t_ext.hf.adapters import unwrap_peft
 from s2t_ext.hf.candidate_attention import attention_configs, candidate_attention
 from s2t_ext.hf.logits_head import find_logits_head
+from s2t_ext.hf.unwrapping import unwrap_model
 
 
 @dataclass
@@ -201,7 +201,7 @@ class PackedModel:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.plain = unwrap_peft(model)
+        self.plain = unwrap_model(model)
         training = self.plain.training
         self.plain.eval()
         head = find_logits_head(self.plain)

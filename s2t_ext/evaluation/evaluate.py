@@ -16,8 +16,8 @@ from s2t_ext.evaluation.grading import Grader
 from s2t_ext.evaluation.policies import Answer, Policy, PolicyRunner, make_policy
 from s2t_ext.evaluation.report import summarize, write_reports
 from s2t_ext.evaluation.tasks import Problem
-from s2t_ext.hf.adapters import unwrap_peft
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
+from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, describe_teacher
@@ -79,7 +79,7 @@ def evaluate(
     for policy in chosen:
         runner.check(policy)
     settings = {
-        "student": describe_base_model(unwrap_peft(model)),
+        "student": describe_base_model(unwrap_model(model)),
         "problems": len(problems),
         "problems_sha256": _digest([p.to_dict() for p in problems]),
         **dict(max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template),

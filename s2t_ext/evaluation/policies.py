@@ -13,8 +13,9 @@ from torch import nn
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.generation import generate
-from s2t_ext.hf.adapters import has_adapter, unwrap_peft
+from s2t_ext.hf.adapters import has_adapter
 from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
 
@@ -180,7 +181,7 @@ class PolicyRunner:
         if policy.needs_selector and self.selector is None:
             raise ValueError(f"evaluate: selector must be given for {policy.name}, got None")
         is_pps = policy.needs_selector and policy.config.proposer == "base"
-        if is_pps and not has_adapter(unwrap_peft(self.model)):
+        if is_pps and not has_adapter(unwrap_model(self.model)):
             raise ValueError(
                 f"evaluate: selector must have an adapter for {policy.name} (without one s2t-local "
                 "already lets the base model propose), got none"
@@ -192,7 +193,7 @@ class PolicyRunner:
         if policy.by_teacher:
             model = getattr(self.teacher, "model")  # noqa: B009  (checked in `check`)
         texts = [chat_prompt(self.tokenizer, p) if self.use_chat_template else p for p in prompts]
-        inputs = pad_prompts(self.tokenizer, texts, unwrap_peft(model))
+        inputs = pad_prompts(self.tokenizer, texts, unwrap_model(model))
         sampling: dict[str, Any] = {"do_sample": False}
         if policy.paths > 1 or policy.temperature > 0:
             sampling = {

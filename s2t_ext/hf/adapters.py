@@ -11,14 +11,6 @@ from typing import Any
 from torch import nn
 
 
-def unwrap_peft(model: nn.Module) -> Any:
-    """The transformers model inside a PeftModel, or the model itself; adapter layers stay in
-    place.
-    """
-    get_base_model = getattr(model, "get_base_model", None)
-    return get_base_model() if get_base_model is not None else model
-
-
 class AdapterSwitch:
     """Turns all adapter layers of a model off and on in microseconds.
 

@@ -12,6 +12,8 @@ from typing import Any
 from transformers import GenerationMixin
 from transformers.generation.utils import ALL_CACHE_NAMES
 
+__all__ = ["ALL_CACHE_NAMES", "CACHE_ARGUMENT", "cache_name", "cache_of"]
+
 _PARAMETERS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 
 #: Of models with attention, and of what `generate` returns.

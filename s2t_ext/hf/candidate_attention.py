@@ -19,8 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from s2t_ext.hf import split_attention
 from s2t_ext.hf.ragged_rows import RaggedRows
@@ -231,7 +229,7 @@ def _candidate_mask(*args: Any, **kwargs: Any) -> Any:
     """No mask tensor in a candidate forward; the user's own mask function in any other."""
     if _active.layout is not None:
         return None
-    return ALL_MASK_ATTENTION_FUNCTIONS[_original_implementation(kwargs["config"])](*args, **kwargs)
+    return AttentionMaskInterface()[_original_implementation(kwargs["config"])](*args, **kwargs)
 
 
 def _original_implementation(config: Any) -> str:
@@ -242,7 +240,7 @@ def _delegate(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """Another thread's ordinary forward while a candidate forward runs on the same model."""
     name = _original_implementation(module.config)
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
-    return ALL_ATTENTION_FUNCTIONS.get_interface(name, eager)(module, *args, **kwargs)
+    return AttentionInterface().get_interface(name, eager)(module, *args, **kwargs)
 
 
 @contextlib.contextmanager

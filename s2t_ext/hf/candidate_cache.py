@@ -10,16 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
-from transformers.cache_utils import (
-    Cache,
-    CacheLayerMixin,
-    DummyLayer,
-    DynamicLayer,
-    get_layer_types_and_kwargs,
-)
+from transformers import Cache, PretrainedConfig
 
 from s2t_ext import ops
+from s2t_ext.hf.cache_layers import CacheLayerMixin, DummyLayer, DynamicLayer, layer_kinds
 
 #: A full buffer grows to this multiple of what it needs, so the copies stay O(1) per token.
 _GROWTH = 1.5
@@ -179,8 +173,8 @@ def candidate_cache(config: PretrainedConfig, expected_length: int | None = None
         NotImplementedError: naming the layer types that cannot hold alternatives (recurrent,
             chunked, ...).
     """
-    types, options = get_layer_types_and_kwargs(config)
-    refused = sorted(set(types) - {"full_attention", "sliding_attention", "dummy"})
+    kinds = layer_kinds(config)
+    refused = sorted({kind for kind, _ in kinds} - {"full_attention", "sliding_attention", "dummy"})
     if refused:
         raise NotImplementedError(
             "candidate_cache: layer types must be full_attention or sliding_attention, got "
@@ -190,7 +184,7 @@ def candidate_cache(config: PretrainedConfig, expected_length: int | None = None
         DummyLayer()
         if kind == "dummy"
         else CandidateLayer(option.get("sliding_window"), expected_length)
-        for kind, option in zip(types, options, strict=True)
+        for kind, option in kinds
     ]
     return Cache(layers=layers)
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers import Cache
+
+from s2t_ext.hf.cache_layers import CacheLayerMixin
 
 
 @dataclass

@@ -9,20 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2t_ext.hf.adapters import unwrap_peft
+from s2t_ext.hf.unwrapping import unwrap_model
 
 
 def describe_base_model(model: nn.Module) -> dict[str, Any]:
     """What identifies a base model: name, type, sizes, and a fingerprint of its embedding (64 rows,
     rounded to bf16).
     """
-    plain = unwrap_peft(model)
+    plain = unwrap_model(model)
     config = plain.config.get_text_config(decoder=True)
     embedding = plain.get_input_embeddings()
     weight = getattr(embedding, "original_module", embedding).weight  # not an adapter's copy
     rows = torch.linspace(0, weight.shape[0] - 1, 64, device=weight.device).long()
     sample = weight.detach()[rows].to(torch.bfloat16).cpu().contiguous().view(torch.uint8)
-    name = config._name_or_path or plain.config._name_or_path
+    name = config.name_or_path or plain.config.name_or_path
     return {
         # A folder's own name: where it lies on this machine says nothing on another.
         "name": os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name,
@@ -69,5 +69,5 @@ def check_same_tokenizer(student: Any, teacher: Any) -> None:
 
 def vocabulary_size(model: Any) -> int:
     """Rows of a model's output embedding."""
-    rows: int = unwrap_peft(model).get_output_embeddings().weight.shape[0]
+    rows: int = unwrap_model(model).get_output_embeddings().weight.shape[0]
     return rows

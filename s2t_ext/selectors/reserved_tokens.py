@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2t_ext.hf.adapters import unwrap_peft
 from s2t_ext.hf.logits_head import PostProcessing, find_logits_head
+from s2t_ext.hf.unwrapping import unwrap_model
 
 #: Names vocabularies give to entries nobody uses.
 _UNUSED_NAME = re.compile(
@@ -52,9 +52,9 @@ def resolve_reserved_ids(
     """
     from transformers import AutoTokenizer
 
-    plain = unwrap_peft(model)
+    plain = unwrap_model(model)
     tokenizer = None
-    for source in (path_or_repo, plain.config._name_or_path):
+    for source in (path_or_repo, plain.config.name_or_path):
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
             break
@@ -77,7 +77,7 @@ def resolve_reserved_ids(
 
 def check_ids(model: nn.Module, ids: Sequence[int]) -> None:
     """Raises ValueError unless all ids are rows of the model's head."""
-    rows = unwrap_peft(model).get_output_embeddings().weight.shape[0]
+    rows = unwrap_model(model).get_output_embeddings().weight.shape[0]
     outside = [i for i in ids if not 0 <= i < rows]
     if outside or not ids:
         raise ValueError(
@@ -97,7 +97,7 @@ def head_rows(
     checked against the head's own output; any other head is probed with unit vectors.
     """
     check_ids(model, ids)
-    plain = unwrap_peft(model)
+    plain = unwrap_model(model)
     head = plain.get_output_embeddings()
     index = torch.tensor(list(ids), device=plain.device)
     post = find_logits_head(plain).post

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from transformers import DynamicCache
 
 from s2t_ext import ops
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
@@ -24,9 +25,9 @@ class ModelTeacher(Teacher, kind="model"):
     """See `Teacher.from_model`."""
 
     def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
-        from s2t_ext.hf.adapters import unwrap_peft
+        from s2t_ext.hf.unwrapping import unwrap_model
 
-        self.model = unwrap_peft(model).eval()
+        self.model = unwrap_model(model).eval()
         self.tokenizer = tokenizer
         self._head: LogitsHead | None = None
         if self.model.config.is_encoder_decoder:
@@ -91,8 +92,6 @@ class _ModelSession:
     forward."""
 
     def __init__(self, model: Any, vocabulary: int) -> None:
-        from transformers.cache_utils import DynamicCache
-
         self.model = model
         self.vocabulary = vocabulary
         self.forward_passes = 0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
-from transformers.cache_utils import Cache
+from transformers import Cache
 
 from s2t_ext.hf.context import CandidateContext
 

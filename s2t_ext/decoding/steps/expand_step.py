@@ -8,12 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
-from transformers.generation.utils import ALL_CACHE_NAMES
+from transformers import Cache, PreTrainedModel
 
 from s2t_ext.decoding.steps.candidate_step import Committed
-from s2t_ext.hf.cache_argument import cache_name, cache_of
+from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES, cache_name, cache_of
 from s2t_ext.hf.candidate_cache import can_commit
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import traced_head

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DummyLayer, StaticLayer
+from transformers import Cache, PreTrainedModel
 
 from s2t_ext import ops
 from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.cache_layers import DummyLayer, StaticLayer
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead
 
