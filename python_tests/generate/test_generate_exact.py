@@ -6,48 +6,13 @@ import math
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, EOS, PAD, PROMPT, longrope_config
+from architectures import ARCHITECTURES, PAD, PROMPT, longrope_config
+from greedy import check, run
 from models import Prompts, assert_equals_reference, build_model, make_selector, prompts, tiny_model
-from transformers import LogitsProcessorList
-from transformers.generation.logits_process import (
-    RepetitionPenaltyLogitsProcessor,
-    SuppressTokensLogitsProcessor,
-)
 
-import s2t_ext
 from s2t_ext import S2TConfig
 
 TREE_ARCHITECTURES = [name for name, a in ARCHITECTURES.items() if a.step_mode == "tree"]
-
-
-def run(model, inputs: Prompts, config: S2TConfig, selector=None, new_tokens=12, **options):
-    """`s2t_ext.generate`, greedy, with the record."""
-    return s2t_ext.generate(
-        model,
-        inputs.ids,
-        attention_mask=inputs.mask,
-        s2t=config,
-        selector=selector,
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        return_dict_in_generate=True,
-        **options,
-    )
-
-
-def check(model, inputs: Prompts, config: S2TConfig, selector, new_tokens=12, **options):
-    """Runs and compares with the reference; returns the record."""
-    output = run(model, inputs, config, selector, new_tokens, **options)
-    assert_equals_reference(
-        output.sequences,
-        model,
-        inputs,
-        config=config,
-        selector=selector,
-        new_tokens=new_tokens,
-        seed=options.get("seed", 0),
-    )
-    return output.s2t
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
@@ -109,100 +74,6 @@ def test_statistic_triggers_equal_the_reference(name, trigger):
 
 def _never_fires(trigger: str) -> float:
     return -math.inf if trigger == "margin" else math.inf
-
-
-@pytest.mark.parametrize("name", ["qwen2", "mistral_window", "falcon_h1"])
-@pytest.mark.parametrize("k", [1, 2, 8])
-def test_number_of_candidates(name, k):
-    model = tiny_model(name)
-    config = S2TConfig(k=k, trigger="always", warmup_steps=0)
-    record = check(model, prompts(True), config, make_selector(model), 8)
-    ranks = [rank for row in record.rows for rank in row.chosen_ranks]
-    assert max(ranks) < k
-    assert (record.changed_tokens == 0) == (k == 1)
-
-
-@pytest.mark.parametrize("prior_weight", [0.3, -0.3])
-def test_prior_term(prior_weight):
-    model = tiny_model("qwen3")
-    config = S2TConfig(trigger="always", warmup_steps=0)
-    plain = run(model, prompts(True), config, make_selector(model))
-    selector = make_selector(model, prior_weight=prior_weight)
-    check(model, prompts(True), config, selector)
-    with_prior = run(model, prompts(True), config, selector)
-    assert not torch.equal(plain.sequences, with_prior.sequences)
-
-
-def test_prior_term_of_any_size_is_greedy_decoding():
-    """The likeliest candidate wins when only the prior counts."""
-    model, inputs = tiny_model("llama"), prompts(True)
-    config = S2TConfig(trigger="always", warmup_steps=0)
-    output = run(model, inputs, config, make_selector(model, prior_weight=1e6))
-    expected = run(model, inputs, S2TConfig(trigger="never"))
-    assert torch.equal(output.sequences, expected.sequences)
-    assert output.s2t.triggers > 0 and output.s2t.changed_tokens == 0
-
-
-@pytest.mark.parametrize("ratio", [0.75, 0.999])
-@pytest.mark.parametrize("name", ["llama", "bloom"])
-def test_candidate_ratio(name, ratio):
-    """Unlikely candidates are not looked at; the favourite always is."""
-    model, selector = tiny_model(name), make_selector(tiny_model(name))
-    config = S2TConfig(trigger="always", warmup_steps=0, candidate_ratio=ratio)
-    record = check(model, prompts(True), config, selector)
-    everything = run(model, prompts(True), S2TConfig(trigger="always", warmup_steps=0), selector)
-    assert _mean_rank(record) < _mean_rank(everything.s2t)
-
-
-def _mean_rank(record) -> float:
-    return sum(sum(row.chosen_ranks) for row in record.rows) / record.triggers
-
-
-@pytest.mark.parametrize("name", ["qwen2", "mamba2"])
-def test_reserved_ids_are_never_generated(name):
-    """Not by a choice, and not by an ordinary step."""
-    model, inputs = tiny_model(name), prompts(True)
-    config = S2TConfig(trigger="random", threshold=0.5, warmup_steps=0)
-    free = run(model, inputs, config, make_selector(model), seed=3)
-    reserved = sorted({int(t) for t in free.sequences[:, PROMPT:].flatten()} - {PAD, EOS})[:16]
-    selector = make_selector(model, reserved_ids=reserved)
-    check(model, inputs, config, selector, seed=3)
-    output = run(model, inputs, config, selector, seed=3)
-    assert not set(output.sequences[:, PROMPT:].flatten().tolist()) & set(reserved)
-
-
-def test_head_with_bias_values_and_temperature():
-    """Every part of the score head reaches the kernel."""
-    model = tiny_model("llama")
-    generator = torch.Generator().manual_seed(0)
-    selector = make_selector(
-        model,
-        bins=5,
-        bias=torch.randn(5, generator=generator),
-        bin_values=torch.rand(5, generator=generator),
-        bin_temperature=0.5,
-        logit_scale=1.5,
-        softcap=4.0,
-        prior_weight=0.05,
-    )
-    check(model, prompts(True), S2TConfig(trigger="always", warmup_steps=0), selector)
-
-
-@pytest.mark.parametrize("name", ["gemma2", "granite", "cohere2", "falcon_h1", "gpt_neox"])
-def test_reserved_rows_of_the_head_are_post_processed_like_logits(name):
-    """Score rows taken from the vocabulary score as the model's own logits there do."""
-    model = tiny_model(name)
-    reserved = list(range(80, 96))
-    selector = s2t_ext.Selector.from_reserved_rows(model, reserved)
-    with torch.no_grad():
-        from s2t_ext.reference.decoding import _last_state
-
-        logits, hidden = _last_state(model, prompts(False).ids[:1])
-    p = logits[:, reserved].softmax(-1)
-    torch.testing.assert_close(
-        selector.score(hidden), (p * torch.linspace(0, 1, 16)).sum(-1), atol=1e-5, rtol=0
-    )
-    check(model, prompts(True), S2TConfig(trigger="always", warmup_steps=0), selector, 6)
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "falcon_h1"])
@@ -273,31 +144,6 @@ def test_one_forward_pass_a_token_and_nothing_computed_twice(step):
         elif t < 11:
             tokens += 2
     assert output.s2t.tokens_through_model == tokens
-
-
-def test_processors_shape_the_proposal():
-    """The candidates of a choice obey the same processors as an ordinary token."""
-    model, inputs = tiny_model("llama"), prompts(False)
-    config = S2TConfig(trigger="random", threshold=0.5, warmup_steps=0)
-    selector = make_selector(model)
-    banned = list(range(3, 50))
-    output = run(
-        model, inputs, config, selector, seed=3, repetition_penalty=1.7, suppress_tokens=banned
-    )
-    processors = LogitsProcessorList(
-        [RepetitionPenaltyLogitsProcessor(1.7), SuppressTokensLogitsProcessor(banned)]
-    )
-    assert_equals_reference(
-        output.sequences,
-        model,
-        inputs,
-        config=config,
-        selector=selector,
-        new_tokens=12,
-        seed=3,
-        processors=processors,
-    )
-    assert not set(output.sequences[:, PROMPT:].flatten().tolist()) & set(banned)
 
 
 @pytest.mark.parametrize("window", [None, 7], ids=["full", "window"])

@@ -1,8 +1,10 @@
-"""The program, run in this process."""
+"""The program, run in this process, and the folders it works on."""
 
 from typer.testing import CliRunner
 
 from s2t_ext.cli import app
+
+TEMPLATE = "{% for m in messages %}<bos>U:{{ m['content'] }}{% endfor %}A:"
 
 
 def call(*arguments) -> tuple[str, str]:
@@ -19,3 +21,10 @@ def error_of(*arguments) -> str:
     assert result.stdout == "" and result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     return result.stderr.removeprefix("error: ").rstrip("\n")
+
+
+def generate_command(folders, *more):
+    return (
+        "generate", "--model", folders / "model", "--prompt", "Hi", "--dtype", "float32",
+        "--max-new-tokens", 12, *more,
+    )  # fmt: skip

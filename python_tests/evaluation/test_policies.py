@@ -1,0 +1,119 @@
+"""Policies decode as they say, alone and in batches, with adapters and selectors of their own."""
+
+import pytest
+import torch
+from evaluating import NEW, PROMPTS, choosing, greedy_texts, results, run
+from models import add_adapter, build_model, make_selector, tiny_model
+from tiny_teachers import teacher_model
+from words import word_tokenizer
+
+import s2t_ext
+from s2t_ext import S2TConfig, Teacher
+from s2t_ext.evaluation.policies import PolicyRunner, make_policy
+
+pytestmark = pytest.mark.usefixtures("whole_text_is_the_answer")
+
+
+def test_every_policy_decodes_as_it_says(tmp_path):
+    student, large = tiny_model("llama"), teacher_model()
+    teacher, selector = Teacher.from_model(large), make_selector(student)
+    names = ["s2t", "takeover", "s2t-local"]
+    policies = ["greedy", "teacher", *(choosing(n, selector=selector) for n in names)]
+    summary = run(tmp_path, policies, teacher=teacher, selector=selector, batch_size=5)
+    assert list(summary["policies"]) == ["greedy", "teacher", *names]
+    assert [r["texts"][0] for r in results(tmp_path, "teacher")] == greedy_texts(large)
+    tokenizer = word_tokenizer()
+    for policy in policies[2:]:
+        assert policy.config.trigger == "random" and policy.config.k == 4
+        for number, result in enumerate(results(tmp_path, policy.name)):
+            ids = torch.tensor([tokenizer(PROMPTS[number])["input_ids"]])
+            output = s2t_ext.generate(
+                student,
+                ids,
+                s2t=policy.config,
+                selector=selector if policy.needs_selector else None,
+                teacher=teacher if policy.needs_teacher else None,
+                seed=[number * 1000],
+                max_new_tokens=NEW,
+                return_dict_in_generate=True,
+            )
+            new = output.sequences[0, ids.shape[1] :]
+            assert result["texts"] == [tokenizer.decode(new, skip_special_tokens=True)]
+            assert result["triggers"] == output.s2t.triggers
+            assert result["changed"] == output.s2t.changed_tokens
+        entry = summary["policies"][policy.name]
+        assert 0 < entry["change_rate"] <= entry["trigger_rate"] < 1
+        assert (entry["teacher_forward_passes"] > 0) == policy.needs_teacher
+    assert len(summary["comparisons"]) == 10
+    pair = summary["comparisons"][0]
+    assert (pair["first"], pair["second"]) == ("teacher", "greedy")
+    assert pair["losses"] == 3 and pair["ties"] == 2
+
+
+def test_a_majority_vote_does_not_depend_on_the_batch(tmp_path):
+    policy = make_policy("maj@5", temperature=0.6, top_p=1.0)
+    first = run(tmp_path / "a", [policy], batch_size=1)
+    second = run(tmp_path / "b", [policy], batch_size=4)
+    texts = [[r["texts"] for r in results(tmp_path / name, "maj@5")] for name in "ab"]
+    assert texts[0] == texts[1] and all(len(t) == 5 for t in texts[0])
+    assert any(len(set(t)) > 1 for t in texts[0])
+    assert first["policies"]["maj@5"]["accuracy"] == second["policies"]["maj@5"]["accuracy"]
+    for result in results(tmp_path / "a", "maj@5"):
+        votes = [t.strip() for t in result["texts"]]
+        winner = max(votes, key=votes.count)
+        assert result["answer"] == winner == votes[result["winner"]]
+        assert result["tokens"] >= 5
+    other = run(tmp_path / "c", [policy], seed=1)
+    assert other and [r["texts"] for r in results(tmp_path / "c", "maj@5")] != texts[0]
+
+
+def test_policies_with_an_adapter():
+    """Baselines are the base model's, S2T-LOCAL is the adapted one's, the proposal-preserving form
+    proposes with the base.
+    """
+    student = build_model("llama")
+    expected = greedy_texts(student)
+    adapted = add_adapter(student)
+    selector = make_selector(tiny_model("llama"))
+    runner = PolicyRunner(adapted, word_tokenizer(), None, selector, max_new_tokens=NEW)
+    never = dict(local_trigger="entropy", local_threshold=1e9)
+    texts = {}
+    for name in ("greedy", "s2t-local", "s2t-local-pps"):
+        policy = choosing(name, selector=selector, **never)
+        runner.check(policy)
+        answers = runner.run(policy, PROMPTS, range(5))
+        texts[name] = [a.texts[0] for a in answers]
+    assert texts["greedy"] == texts["s2t-local-pps"] == expected != texts["s2t-local"]
+    assert make_policy("s2t-local-pps", selector=selector).config.proposer == "base"
+
+
+def test_a_selectors_own_options_are_the_defaults():
+    selector = make_selector(tiny_model("llama"))
+    selector.decoding = S2TConfig(k=5, trigger="margin", threshold=0.3, warmup_steps=1)
+    config = make_policy("s2t-local", selector=selector).config
+    assert (config.k, config.trigger, config.threshold, config.warmup_steps) == (
+        5,
+        "margin",
+        0.3,
+        1,
+    )
+    other = make_policy("s2t-local", selector=selector, local_trigger="entropy").config
+    assert other.threshold is None  # 0.3 was a margin
+    third = make_policy("s2t-local", selector=selector, local_threshold=0.7, k=3).config
+    assert (third.k, third.trigger, third.threshold) == (3, "margin", 0.7)
+
+
+def test_two_selectors_in_one_folder(tmp_path):
+    """Each under its own label; under the same one, the second is refused."""
+    one, two = (make_selector(tiny_model("llama"), seed=seed) for seed in (0, 1))
+    always = dict(local_trigger="always")
+    for label, selector in (("one", one), ("two", two)):
+        policy = choosing(f"s2t-local@{label}", selector=selector, **always)
+        summary = run(tmp_path, [policy], selector=selector)
+    assert set(summary["policies"]) == {"s2t-local@one", "s2t-local@two"}
+    with pytest.raises(ValueError, match="no results of another 's2t-local@one'"):
+        run(tmp_path, [choosing("s2t-local@one", selector=two, **always)], selector=two)
+    assert make_policy("s2t-local-pps@one", selector=one).config.proposer == "base"
+    guided = [make_policy(f"{n}@entropy", teacher_trigger="entropy") for n in ("s2t", "takeover")]
+    assert [p.config.select for p in guided] == ["teacher", "takeover"]
+    assert all(p.needs_teacher and p.config.trigger == "entropy" for p in guided)

@@ -1,0 +1,158 @@
+"""Choices that could not be honoured, and models, selectors, seeds and callbacks that do not fit:
+a message that says why, and nothing lost.
+"""
+
+import pytest
+import torch
+import transformers
+from models import WAYS_IN, add_adapter, build_model, make_selector, prompts, tiny_model, way_in
+from refusals import ALWAYS, NEVER, refusal
+from transformers import SynthIDTextWatermarkingConfig, WatermarkingConfig
+
+import s2t_ext
+from s2t_ext import S2TConfig
+
+CHOICES = "(the forward pass of the candidates does not carry it: set trigger='never')"
+
+
+# ---- choices that could not honour it ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize("step", ["tree", "expand"])
+def test_inputs_a_candidate_does_not_carry(step, way):
+    """Token types of the prompt: an ordinary step goes on with the last one."""
+    model = tiny_model("gpt2")
+    types = dict(token_type_ids=torch.ones_like(prompts(False).ids))
+    config = S2TConfig(k=4, trigger="always", warmup_steps=0, step=step)
+    assert refusal(way, config, model, **types) == (
+        f"generate: token_type_ids must be None where choices are made {CHOICES}, got Tensor"
+    )
+    arguments = dict(input_ids=prompts(False).ids, max_new_tokens=4, **types)
+    assert torch.equal(way_in(way, model, NEVER)(**arguments), model.generate(**arguments))
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+@pytest.mark.parametrize(
+    "watermark",
+    [WatermarkingConfig(), SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2, 3])],
+    ids=["green list", "synthid"],
+)
+def test_a_watermark_on_samples_with_choices(watermark, way):
+    arguments = dict(watermarking_config=watermark, do_sample=True)
+    assert refusal(way, **arguments) == (
+        "generate: watermarking_config must be None where choices are made while sampling (they "
+        "are made before the watermark: decode greedily, or set trigger='never'), got "
+        f"{type(watermark).__name__}"
+    )
+    ids = prompts(False).ids
+    assert way_in(way, tiny_model("llama"), NEVER)(
+        input_ids=ids, max_new_tokens=3, **arguments
+    ).shape
+
+
+# ---- models, selectors, seeds --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_encoder_decoder_models(way):
+    config = transformers.T5Config(
+        vocab_size=97, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4,
+        decoder_start_token_id=0,
+    )  # fmt: skip
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    with pytest.raises(ValueError) as error:
+        way_in(way, model, NEVER)(input_ids=prompts(False).ids, max_new_tokens=3)
+    assert str(error.value) == (
+        "generate: model must be decoder-only, got the encoder-decoder T5ForConditionalGeneration"
+    )
+
+
+def test_models_that_cannot_generate():
+    for model in (tiny_model("llama").model, torch.nn.Linear(2, 2)):
+        with pytest.raises(ValueError) as error:
+            s2t_ext.generate(model, prompts(False).ids, s2t=NEVER)
+        assert str(error.value) == (
+            "generate: model must be a causal language model of transformers, got "
+            f"{type(model).__name__}"
+        )
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_what_the_options_ask_for_must_be_given(way):
+    model, ids = tiny_model("llama"), prompts(False).ids
+
+    def message(config, **options):
+        with pytest.raises(ValueError) as error:
+            way_in(way, model, config, **options)(input_ids=ids, max_new_tokens=3)
+        return str(error.value)
+
+    no_selector = (
+        "generate: selector must be given for select='local' (or set trigger='never'), got None"
+    )
+    assert message(ALWAYS) == no_selector
+    assert message(None) == no_selector  # the defaults
+    assert message(S2TConfig(trigger="always", select="teacher")) == (
+        "generate: teacher must be given for select='teacher', got None"
+    )
+    assert message(S2TConfig(trigger="always", select="takeover")) == (
+        "generate: teacher must be given for select='takeover', got None"
+    )
+    assert message(S2TConfig(trigger="kl", threshold=1.0), selector=make_selector(model)) == (
+        "generate: teacher must be given for trigger='kl', got None"
+    )
+    assert message(ALWAYS, selector=make_selector(model), teacher=model) == (
+        "generate: teacher must be None for select='local' and trigger='always', got "
+        "LlamaForCausalLM"
+    )
+    assert message(S2TConfig(), selector=make_selector(model)) == (
+        "generate: threshold must be set for trigger='entropy' (or stored in the selector by "
+        "s2t_ext.calibrate), got None"
+    )
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_seeds_for_another_number_of_rows(way):
+    model = tiny_model("llama")
+    for seed, entries in (([1], 1), ([1, 2, 3], 3), (torch.tensor([1]), 1)):
+        with pytest.raises(ValueError) as error:
+            way_in(way, model, NEVER, seed=seed)(input_ids=prompts(False).ids, max_new_tokens=3)
+        assert str(error.value) == (
+            "generate: seed must be an integer or have one entry per row (2), got "
+            f"{entries} entries"
+        )
+
+
+def test_kinds_of_seeds():
+    """Python's and numpy's integers, lists and tensors of one per row; also negative ones."""
+    import numpy
+
+    model, ids = tiny_model("llama"), prompts(False).ids
+    outputs = [
+        way_in("generate", model, NEVER, seed=seed)(input_ids=ids, max_new_tokens=8, do_sample=True)
+        for seed in (-1, numpy.int64(-1), [-1, 0], (-1, 0), torch.tensor([-1, 0]))
+    ]
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+
+
+# ---- exceptions in the caller's own code ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_an_exception_leaves_the_model_as_it_was(way):
+    """From a callback in the middle of a generation, with an adapter that is being switched."""
+    model = add_adapter(build_model("llama"))
+    inner = model.get_base_model()
+    implementation, kind = inner.config._attn_implementation, type(inner)
+    logits = model(input_ids=prompts(False).ids).logits
+
+    def interrupt(event):
+        if event.step == 2:
+            raise KeyboardInterrupt
+
+    config = S2TConfig(k=4, trigger="always", warmup_steps=0, proposer="base")
+    generate = way_in(way, model, config, make_selector(inner), on_step=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        generate(input_ids=prompts(False).ids, max_new_tokens=6)
+    assert inner.config._attn_implementation == implementation and type(inner) is kind
+    assert torch.equal(model(input_ids=prompts(False).ids).logits, logits)
