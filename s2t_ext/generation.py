@@ -89,7 +89,16 @@ def decoding_method(
     transformers keeps the tokenizer of such a call to itself: give stop strings as
     `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
 
-    Args: as in `generate`.
+    Args:
+        s2t: Options; None takes the selector's, else the defaults.
+        selector: The score head, as in `generate`.
+        teacher: A `Teacher`, as in `generate`.
+        seed: Key of all random numbers, as in `generate`.
+        on_step: Called with a `StepEvent` after every step.
+        streamer: Gets every token once it is decided; one given to `model.generate` works too.
+
+    Returns:
+        A callable for `model.generate(..., custom_generate=...)`.
     """
     return DecodingMethod(
         DecodingOptions(_config_for(s2t, selector), selector, teacher, seed, on_step), streamer
@@ -170,7 +179,18 @@ def patch(
     included.
 
     The model keeps its class; copies of it, and what is pickled, stay patched. Beam search and
-    assisted generation raise while patched. `unpatch` undoes it. Returns the model.
+    assisted generation raise while patched. `unpatch` undoes it.
+
+    Args:
+        model: Any causal language model of transformers, PEFT-wrapped or not; changed in place.
+        s2t: Options; None takes the selector's, else the defaults.
+        selector: The score head, as in `generate`.
+        teacher: A `Teacher`, as in `generate`.
+        seed: Key of all random numbers, as in `generate`.
+        on_step: Called with a `StepEvent` after every step.
+
+    Returns:
+        The model.
 
     Raises:
         ValueError: if the model is not a causal language model of transformers, in a wrapper of

@@ -27,7 +27,8 @@ def roll_out(
 
     Args:
         temperature: Of sampling over the whole vocabulary; 0 decodes greedily.
-        max_new_tokens: Length of a response at most. seeds: One per text, its key of the sampling.
+        max_new_tokens: Length of a response at most.
+        seeds: One per text, its key of the sampling.
     """
     inputs = pad_prompts(tokenizer, texts, model)
     sampling: dict[str, Any] = {"do_sample": False}

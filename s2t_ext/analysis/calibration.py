@@ -38,12 +38,15 @@ def calibrate(
     (paper, section 3.2).
 
     Args:
-        model, tokenizer: The student; the tokenizer must pad on the left (it is set to).
+        model: The student.
+        tokenizer: Its tokenizer; it must pad on the left (it is set to).
         prompts: Texts; with `use_chat_template` each is one user turn.
         rate: Share of steps that should trigger, in (0, 1). Steps of the warmup are not counted.
         trigger: "entropy", "margin" or "head" (which needs `selector`).
         selector: If given, the calibration is also stored in it.
-        max_new_tokens, batch_size, generate_kwargs: Of the rollouts.
+        max_new_tokens: Length of the rollouts, tokens.
+        batch_size: Rollouts at a time.
+        generate_kwargs: Further options of the rollouts, as `model.generate` takes them.
         progress: Show a progress bar; None shows it on a terminal.
 
     Returns:

@@ -44,11 +44,14 @@ def measure_sufficiency(
     Call it again with the same arguments to resume an interrupted run.
 
     Args:
-        model, tokenizer: The student.
+        model: The student.
+        tokenizer: Its tokenizer.
         teacher: A `Teacher`; its tokenizer, if it has one, must be the student's.
         prompts: Texts; with `use_chat_template` each is one user turn.
         output: Folder of the run: settings, versions, a line per problem, `report.json`.
-        max_new_tokens, batch_size: Of the rollouts. temperature: 0 rolls out greedily.
+        max_new_tokens: Length of the rollouts, tokens.
+        batch_size: Rollouts at a time.
+        temperature: 0 rolls out greedily.
         seed: Of sampling and bootstrap.
         bootstrap_samples: Resamples of the problems behind the intervals.
         progress: Show a progress bar; None shows it on a terminal.

@@ -27,7 +27,8 @@ class Steps:
     """What was measured at the steps of one or more trajectories; all tensors are [steps].
 
     Attributes:
-        problem: int64, index of the problem. kl: fp64, KL(student || teacher) on the support, nats.
+        problem: int64, index of the problem.
+        kl: fp64, KL(student || teacher) on the support, nats.
         entropy: fp64, of the student's support, nats.
         rank: int64, of the teacher's token among the student's; `ABSENT` beyond the support.
     """

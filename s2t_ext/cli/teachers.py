@@ -21,7 +21,9 @@ def load_teacher(
     """The teacher a command's options ask for.
 
     Args:
-        teacher: A path, a repository or an address. name, cache: Of a server.
+        teacher: A path, a repository or an address.
+        name: The model's name at a server.
+        cache: Folder that keeps a server's answers.
         tokenizer: The student's; a server's is taken to be the same.
     """
     from s2t_ext.teachers.base import Teacher

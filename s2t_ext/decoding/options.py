@@ -19,7 +19,9 @@ class DecodingOptions:
     """The options of one run, resolved by the way in (`s2t_ext.generation`).
 
     Attributes:
-        config: The S2TConfig. selector, teacher: As the configuration needs them.
+        config: The S2TConfig.
+        selector: Where the configuration needs one.
+        teacher: Where the configuration needs one.
         seed: Key of the random numbers: one integer (row b uses seed + b), one per row, or None
             (drawn from torch's generator).
         on_step: Called with a `StepEvent` after every step.

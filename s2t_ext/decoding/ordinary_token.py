@@ -99,9 +99,12 @@ class OrdinaryToken:
         """The ordinary next token of every row.
 
         Args:
-            processed: Processed logits [batch, V]. argmax: Their first candidate, int64 [batch].
-                input_ids: int64 [batch, T].
-            seed, position: int64 [batch], the key of the random numbers. blocked_ids: Never drawn.
+            processed: Processed logits [batch, V].
+            argmax: Their first candidate, int64 [batch].
+            input_ids: int64 [batch, T].
+            seed: int64 [batch], with `position` the key of the random numbers.
+            position: int64 [batch].
+            blocked_ids: Never drawn.
 
         Returns:
             int64 [batch]; -1 for a row without a single valid logit.

@@ -22,14 +22,15 @@ class StepEvent:
 
     Attributes:
         step: 0 for the first generated token.
-        tokens: int64 [batch], what was emitted. ordinary: int64 [batch], what would have been
-            without a choice.
-        triggered: Bool [batch]. slot: int64 [batch], rank of the chosen candidate (0 = the model's
-            own favourite).
-        statistic, entropy: fp32 [batch]. active: Bool [batch], rows still generating before this
-            step.
-        candidates: int64 [batch, K], -1 where there is none. scores: fp32 [batch, K] or None if no
-            row was triggered.
+        tokens: int64 [batch], what was emitted.
+        ordinary: int64 [batch], what would have been without a choice.
+        triggered: Bool [batch].
+        slot: int64 [batch], rank of the chosen candidate (0 = the model's own favourite).
+        statistic: fp32 [batch], what the trigger compares with its threshold.
+        entropy: fp32 [batch], of the student, nats.
+        active: Bool [batch], rows still generating before this step.
+        candidates: int64 [batch, K], -1 where there is none.
+        scores: fp32 [batch, K] or None if no row was triggered.
     """
 
     step: int
@@ -54,10 +55,11 @@ class RowRecord:
     """One sequence: lists run over its steps.
 
     Attributes:
-        tokens: Emitted ids. entropies: Support entropy in nats. statistics: The trigger's
-            statistic.
-        triggered_steps: Steps that needed a choice. changed_steps: Those where the choice differed
-            from the ordinary token.
+        tokens: Emitted ids.
+        entropies: Support entropy in nats.
+        statistics: The trigger's statistic.
+        triggered_steps: Steps that needed a choice.
+        changed_steps: Those where the choice differed from the ordinary token.
         chosen_ranks: Rank of the chosen candidate at each triggered step.
     """
 
@@ -81,8 +83,8 @@ class DecodingRecord:
     Attributes:
         rows: One record per sequence.
         step_mode: "tree" or "expand", and `step_reason` why.
-        forward_passes: Calls of the student (prefill included). tokens_through_model: Token
-            positions they computed.
+        forward_passes: Calls of the student (prefill included).
+        tokens_through_model: Token positions they computed.
         teacher_forward_passes: Calls of the teacher, 0 without one.
         milliseconds: Wall-clock time per phase (host time: on CUDA it does not wait for the
             device).

@@ -24,8 +24,10 @@ class StepState:
             candidates before `candidate_ratio`.
         processed: Processed logits [batch, V].
         default: int64 [batch], the token of rows that need no choice (padding included).
-        triggered, finished: Bool [batch]; finished rows emit `pad_id`.
-        seed, position: int64 [batch], the key of the random numbers.
+        triggered: Bool [batch].
+        finished: Bool [batch]; these rows emit `pad_id`.
+        seed: int64 [batch], with `position` the key of the random numbers.
+        position: int64 [batch].
         context: Cache, tokens, mask and positions before the choice.
     """
 
@@ -46,7 +48,9 @@ class Choice:
     """The tokens of one step.
 
     Attributes:
-        tokens, slot: int64 [batch]. scores: fp32 [batch, K] or None.
+        tokens: int64 [batch], the chosen tokens.
+        slot: int64 [batch], their ranks among the candidates.
+        scores: fp32 [batch, K] or None.
         logits: Logits after these tokens [batch, V], if the choice has already computed them, with
             the cache and hidden state that belong to them; None if an ordinary forward must follow.
         undo: See `Committed`.

@@ -10,12 +10,14 @@ class Sequences:
     """Tokens in, and the question who goes on; with one read of the device per ordinary step.
 
     Args:
-        input_ids: int64 [batch, length], the prompts. criteria: As transformers prepared them.
+        input_ids: int64 [batch, length], the prompts.
+        criteria: As transformers prepared them.
         scores: The list that is filled when scores are kept (criteria may read it), or None.
 
     Attributes:
         input_ids: With every token appended so far.
-        position: int64 [batch], tokens appended. unfinished: Bool [batch].
+        position: int64 [batch], tokens appended.
+        unfinished: Bool [batch].
         without_logits: Bool [batch], rows that stopped because no logit was valid.
         any_goes_on: Whether some row is unfinished; known on the host after `append`.
     """

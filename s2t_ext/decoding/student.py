@@ -36,7 +36,8 @@ class Student:
         trace_hidden: Keep the hidden state the head reads; a learned trigger needs it.
 
     Attributes:
-        logits: [batch, V] after the last token. hidden: [batch, D] or None.
+        logits: [batch, V] after the last token.
+        hidden: [batch, D] or None.
     """
 
     logits: torch.Tensor

@@ -35,7 +35,8 @@ class Demo:
     """The demo's models.
 
     Attributes:
-        student: Without adapter. adapted: The student with the selector's adapter.
+        student: Without adapter.
+        adapted: The student with the selector's adapter.
     """
 
     student: Any
@@ -90,9 +91,13 @@ class Outcome:
     Attributes:
         responses: Text of each response (maj@8: of the first sample with the majority's answer).
         right: Whether each answer is right.
-        forward_passes, tokens: Of the student: calls, and token positions through the model.
-        teacher_passes: Calls of the teacher. seconds: Wall-clock time.
-        triggers, changed, steps: Steps that needed a choice, that were changed, all.
+        forward_passes: Calls of the student.
+        tokens: Token positions through the student.
+        teacher_passes: Calls of the teacher.
+        seconds: Wall-clock time.
+        triggers: Steps that needed a choice.
+        changed: Steps whose token the choice changed.
+        steps: All steps.
         events: Per step, of runs that choose.
     """
 

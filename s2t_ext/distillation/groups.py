@@ -17,7 +17,8 @@ class Group:
         candidates: The student's top K ids, best first; all different.
         student_logprobs: Their log-probabilities under the student (over the whole vocabulary).
         teacher_probs: Their absolute probabilities under the teacher; they need not sum to 1.
-        kl: KL(student || teacher) on the student's support, nats. entropy: The student's, nats.
+        kl: KL(student || teacher) on the student's support, nats.
+        entropy: The student's, nats.
     """
 
     step: int
@@ -52,9 +53,11 @@ class Trajectory:
 
     Attributes:
         key: Identifies it within its collection.
-        prompt, response: Token ids.
+        prompt: Token ids.
+        response: Token ids.
         groups: Labelled steps, ascending.
-        kl, entropy: Of every response step, for the trigger head; empty if unknown.
+        kl: Of every response step, for the trigger head; empty if unknown.
+        entropy: The same.
     """
 
     key: str

@@ -27,8 +27,8 @@ class PackedLayout:
 
     Attributes:
         visible: int64 [batch, length]: how many tokens of its row's prefix a token sees (a prefix
-            token: those up to itself; a candidate: those before its step; padding: none). Every
-            token also sees itself.
+            token those up to itself, a candidate those before its step, padding none). Every token
+            also sees itself.
         position: int64 [batch, length]: positions; of prefix tokens also their columns.
         prefix: int64 [batch]: prefix tokens of each row.
     """
@@ -75,15 +75,20 @@ class PackedBatch:
     """Trajectories ready for one forward pass. G groups, K = the most candidates of any group.
 
     Attributes:
-        input_ids, position_ids: int64 [batch, length].
+        input_ids: int64 [batch, length].
+        position_ids: int64 [batch, length].
         layout: Who sees whom.
         prefix_mask: Bool [batch, length]: prompt and response tokens.
-        group_row: int64 [G]. proposer: int64 [G], column of the state that proposed the group.
+        group_row: int64 [G].
+        proposer: int64 [G], column of the state that proposed the group.
         candidates: int64 [G, K], columns of the candidates (0 where there is none).
         candidate_mask: Bool [G, K].
-        student_logprobs, teacher_probs: fp32 [G, K]; -inf and 0 where there is no candidate.
-        step_row, step_column: int64 [S], the states before each response token with a known kl.
-        step_kl, step_entropy: fp32 [S].
+        student_logprobs: fp32 [G, K]; -inf where there is no candidate.
+        teacher_probs: fp32 [G, K]; 0 where there is no candidate.
+        step_row: int64 [S], row of the state before each response token with a known kl.
+        step_column: int64 [S], its column.
+        step_kl: fp32 [S], nats.
+        step_entropy: fp32 [S], nats.
     """
 
     input_ids: torch.Tensor

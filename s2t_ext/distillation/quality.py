@@ -22,11 +22,15 @@ class Quality:
         spearman: Mean rank correlation of total and teacher probability.
         margin: Mean total of the teacher's favourite minus the best other.
         teacher_mass: Mean teacher probability (renormalised on the candidates) of the choice.
-        trigger_auc, entropy_auc: Area under the ROC curve of finding the steps of high KL.
-        trigger_recall, entropy_recall: Share of those steps found when as many steps fire.
+        trigger_auc: Area under the ROC curve of finding the steps of high KL by the learned
+            trigger.
+        entropy_auc: The same by the entropy.
+        trigger_recall: Share of those steps found when as many steps fire.
+        entropy_recall: The same by the entropy.
         steps: Number of steps behind the last four.
-        gained, lost: Groups in which only the selector, only the student's own favourite, agrees
-            with the teacher; agreement - student_agreement = (gained - lost) / groups.
+        gained: Groups in which only the selector agrees with the teacher.
+        lost: Groups in which only the student's own favourite does; agreement - student_agreement =
+            (gained - lost) / groups.
     """
 
     groups: int
@@ -54,8 +58,13 @@ class HeldOut:
     """What quality is computed from: groups [G, K] (K = candidates at decoding) and steps [S].
 
     Attributes:
-        scores: Without the prior term. logprobs: The student's. mask: Bool. teacher: Probabilities.
-        trigger: Logits of the trigger head. entropy: The student's. kl: The truth.
+        scores: Without the prior term.
+        logprobs: The student's.
+        mask: Bool.
+        teacher: Probabilities.
+        trigger: Logits of the trigger head.
+        entropy: The student's.
+        kl: The truth.
     """
 
     scores: torch.Tensor

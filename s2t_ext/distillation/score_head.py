@@ -18,7 +18,8 @@ class ScoreHead(nn.Module):
     """score = sum_r v_r softmax((post(rows . h + bias)) / T_bin)_r, plus prior_weight * log p.
 
     Args:
-        hidden_size: D. bins: R.
+        hidden_size: D.
+        bins: R.
         post: What the model does to its head's outputs, applied to the row logits too.
         use_prior: Train a prior weight, starting from `prior_weight`; otherwise it stays 0 (the
         paper).

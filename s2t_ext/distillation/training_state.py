@@ -20,8 +20,9 @@ class TrainingState:
     """Saves and restores a run in a folder.
 
     Args:
-        folder: Of the run. identity: What a run is resumed under: options and data; a checkpoint
-            with another identity is refused.
+        folder: Of the run.
+        identity: What a run is resumed under: options and data; a checkpoint with another identity
+            is refused.
         is_main: Whether this process writes; of several, one does.
     """
 

@@ -45,13 +45,17 @@ def evaluate(
     extend a finished one.
 
     Args:
-        model, tokenizer: The student.
+        model: The student.
+        tokenizer: Its tokenizer.
         problems: See `s2t_ext.evaluation.tasks.load_task`.
         output: Folder of the run: settings, versions, `results/POLICY.jsonl` with a line per
             problem, `summary.json`, `summary.md` and, with matplotlib, `accuracy.png`.
-        policies: Names (see `s2t_ext.evaluation.policies.POLICIES`) or `Policy`s.
-        teacher, selector: Where policies need them.
-        max_new_tokens, batch_size: Of the answers. seed: Of sampling and bootstrap.
+        policies: Names (see `s2t_ext.evaluation.policies.POLICIES`) or `Policy` objects.
+        teacher: For the policies that need one.
+        selector: For the policies that need one.
+        max_new_tokens: Length of an answer, tokens.
+        batch_size: Answers at a time.
+        seed: Of sampling and bootstrap.
         grader: Limits of the grading; None takes the defaults.
         progress: Show a progress bar per policy; None shows it on a terminal.
 

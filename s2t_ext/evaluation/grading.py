@@ -45,7 +45,8 @@ class Grader:
     """Grades answers; a context manager, since it keeps a process.
 
     Args:
-        timeout: Seconds for one comparison. code_timeout: For one program.
+        timeout: Seconds for one comparison.
+        code_timeout: For one program.
         code_memory: Bytes of address space for one program.
 
     Raises:

@@ -28,7 +28,11 @@ class S2TLM(HFLM):
         pretrained: As of `HFLM`, with all its other arguments.
         selector: Folder or repository; its decoding options are the defaults.
         teacher: Folder or repository of a teacher, for select=teacher or takeover and trigger=kl.
-        k, trigger, threshold, select, proposer: Options of `S2TConfig` to replace.
+        k: Replaces the option of `S2TConfig`.
+        trigger: Likewise.
+        threshold: Likewise.
+        select: Likewise.
+        proposer: Likewise.
         s2t_seed: Key of the random numbers.
     """
 

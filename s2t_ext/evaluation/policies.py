@@ -31,9 +31,14 @@ class Policy:
     """One way to an answer.
 
     Attributes:
-        name: As in `POLICIES`. config: How it decodes.
-        by_teacher: The teacher writes alone. needs_teacher, needs_selector: What it is given.
-        paths: Sampled answers that vote; 1 answers greedily. temperature, top_p: Of the sampling.
+        name: As in `POLICIES`.
+        config: How it decodes.
+        by_teacher: The teacher writes alone.
+        needs_teacher: Whether it asks a teacher.
+        needs_selector: Whether it asks a selector.
+        paths: Sampled answers that vote; 1 answers greedily.
+        temperature: Of the sampling.
+        top_p: Of the sampling.
     """
 
     name: str
@@ -68,10 +73,13 @@ def make_policy(
         name: One of `POLICIES`, "maj@K", or one that chooses with a label: "s2t-local@rows".
         selector: Of S2T-LOCAL; its own decoding options are the defaults there.
         k: Candidates per choice; None takes the selector's for S2T-LOCAL, else 8.
-        teacher_trigger, teacher_threshold: Of s2t and takeover; 0.88 nats is 5 % of the steps of
-            the pair in the README.
-        local_trigger, local_threshold: Of S2T-LOCAL; None takes the selector's.
-        temperature, top_p: Of maj@K.
+        teacher_trigger: Of s2t and takeover.
+        teacher_threshold: Of s2t and takeover; KL above 0.88 nats is 5 % of the steps of the
+            Qwen2.5-Coder pair.
+        local_trigger: Of S2T-LOCAL; None takes the selector's.
+        local_threshold: Of S2T-LOCAL; None takes the selector's.
+        temperature: Of maj@K.
+        top_p: Of maj@K.
 
     Raises:
         ValueError: for an unknown name, or a selector that is missing.
@@ -120,11 +128,15 @@ class Answer:
     """What a policy wrote for one problem, and its share of what the batch cost.
 
     Attributes:
-        texts: One per path. tokens: Written, over all paths. truncated: Paths that reached the
-            length limit.
-        steps, triggers, changed: Decoding steps, choices, and choices that changed the token.
-        forward_passes, tokens_through_model: Of the student. teacher_forward_passes: Of the
-            teacher; calls of a batch are shared by its rows.
+        texts: One per path.
+        tokens: Written, over all paths.
+        truncated: Paths that reached the length limit.
+        steps: Decoding steps.
+        triggers: Steps that needed a choice.
+        changed: Choices that changed the token.
+        forward_passes: Of the student.
+        tokens_through_model: Of the student.
+        teacher_forward_passes: Of the teacher; calls of a batch are shared by its rows.
         seconds: Wall-clock time.
     """
 
@@ -144,8 +156,12 @@ class PolicyRunner:
     """Runs policies on batches of prompts.
 
     Args:
-        model, tokenizer: The student. teacher, selector: Where policies need them.
-        max_new_tokens: Length of an answer. seed: Of sampling.
+        model: The student.
+        tokenizer: Its tokenizer.
+        teacher: For the policies that need one.
+        selector: For the policies that need one.
+        max_new_tokens: Length of an answer.
+        seed: Of sampling.
 
     Raises:
         ValueError: if a policy needs what is not there.

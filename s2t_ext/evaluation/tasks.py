@@ -49,8 +49,10 @@ class Problem:
     """One problem.
 
     Attributes:
-        key: Identifies it within a run. task: Where it comes from.
-        prompt: The user's turn. answer: What is right (for code: nothing).
+        key: Identifies it within a run.
+        task: Where it comes from.
+        prompt: The user's turn.
+        answer: What is right (for code: nothing).
         kind: How it is graded: "math", "fraction" (in lowest terms), "text" or "code".
         group: Problems of one group are in the same split; "" stands alone.
         data: What else the grader needs.

@@ -130,11 +130,13 @@ def attend(
     """Masked attention with grouped queries packed, so keys and values are never repeated.
 
     Args:
-        query: [batch, heads, q, head_dim]. key: [batch, kv_heads, n, head_dim]. value: [batch,
-            kv_heads, n, value_dim].
+        query: [batch, heads, q, head_dim].
+        key: [batch, kv_heads, n, head_dim].
+        value: [batch, kv_heads, n, value_dim].
         allowed: Bool [batch or 1, 1, groups * q, n], groups = heads / kv_heads.
-        scaling: Factor on the scores. softcap: s -> softcap * tanh(s / softcap). sinks: Extra logit
-            per head, [heads].
+        scaling: Factor on the scores.
+        softcap: s -> softcap * tanh(s / softcap).
+        sinks: Extra logit per head, [heads].
 
     Returns:
         [batch, q, heads, value_dim].

@@ -24,7 +24,8 @@ class RaggedRows:
     Args:
         needed: Bool [batch]: the rows all of whose slots matter; of the others, the pending tokens
             and the first candidate do.
-        num_pending: c. num_candidates: K; the padded form has c + K slots per row.
+        num_pending: c.
+        num_candidates: K; the padded form has c + K slots per row.
     """
 
     def __init__(self, needed: torch.Tensor, num_pending: int, num_candidates: int) -> None:

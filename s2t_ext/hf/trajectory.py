@@ -21,7 +21,8 @@ def trajectory_support(
     """The student's `size` best tokens at every step of a trajectory, in one prefill.
 
     Args:
-        ids: int64 [length]. first: Index of the first token that was generated.
+        ids: int64 [length].
+        first: Index of the first token that was generated.
 
     Returns:
         `ProposedCandidates` with one row per step, without ever holding [length, V] logits (unless

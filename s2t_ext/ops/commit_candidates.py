@@ -19,8 +19,9 @@ def commit_candidates(
     and its start is not looked at.
 
     Args:
-        keys, values: one buffer per layer, [batch, heads, length, head_size], written in place.
-            Any dtype and strides with a last stride of 1; layers may differ in all but batch.
+        keys: One buffer per layer, [batch, heads, length, head_size], written in place. Any dtype
+            and strides with a last stride of 1; layers may differ in all but batch.
+        values: Likewise.
         slot: int64 [batch], less than k.
         start: int64 [batch], 0 <= start and start + k <= length.
         k: candidates per row, 1 to 64.

@@ -31,7 +31,8 @@ def sample_token(
         top_k: int64 [batch]; 0 or below keeps all, 1 takes the best token.
         top_p: float32 [batch]; 1 or above keeps all.
         min_p: float32 [batch]; 0 or below keeps all.
-        seed, position: int64 [batch]: a row's draw depends on these and its logits alone.
+        seed: int64 [batch]; a row's draw depends on its seed, position and logits alone.
+        position: int64 [batch].
         blocked_ids: int64 [at most 64] ids in [0, vocab) that are never drawn.
 
     Returns:

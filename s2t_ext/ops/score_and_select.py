@@ -36,9 +36,20 @@ def score_and_select(
 
     Args:
         hidden: float32, bfloat16 or float16 [batch, k, hidden_size], last stride 1.
-        rows, bias, bin_values, bin_temperature, logit_scale, softcap: as `score_candidates`.
-        ids, triggered, default_token, finished, pad_id, score_temperature, seed, position: as
-            `select_token`.
+        rows: As in `score_candidates`.
+        bias: As in `score_candidates`.
+        bin_values: As in `score_candidates`.
+        bin_temperature: As in `score_candidates`.
+        logit_scale: As in `score_candidates`.
+        softcap: As in `score_candidates`.
+        ids: As in `select_token`.
+        triggered: As in `select_token`.
+        default_token: As in `select_token`.
+        finished: As in `select_token`.
+        pad_id: As in `select_token`.
+        score_temperature: As in `select_token`.
+        seed: As in `select_token`.
+        position: As in `select_token`.
         candidate_logprobs: float32 [batch, k], log p of the candidate under the proposing model.
         prior_weight: weight of the log-probability; 0 is the paper's score.
 

@@ -37,7 +37,7 @@ def score_candidates(
     Raises:
         RuntimeError: wrong rank, shape, dtype or device, or a scalar out of range.
 
-    Source: the score of S2T-LOCAL (arXiv 2604.26940); |R| = 16 bins there.
+    Source: the score of S2T-LOCAL (arXiv 2604.26940); R = 16 bins there.
     """
     if bin_values is None:
         bin_values = default_bin_values(rows)

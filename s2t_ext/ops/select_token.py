@@ -29,7 +29,9 @@ def select_token(
         pad_id: token of finished rows.
         score_temperature: 0 takes the best score, equal scores by earlier slot; above 0 a slot is
             drawn from softmax(scores / score_temperature).
-        seed, position: int64 [batch], needed for drawing: a row's draw depends on these alone.
+        seed: int64 [batch], needed for drawing: a row's draw depends on its seed and position
+            alone.
+        position: int64 [batch].
 
     Returns:
         SelectedToken: token and slot, int64 [batch].

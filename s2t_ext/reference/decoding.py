@@ -43,11 +43,14 @@ def decode(
     Args:
         model: A causal language model; with an adapter and `proposer="base"` the adapter is off
             while proposing.
-        input_ids: int64 [batch, length], left-padded. attention_mask: [batch, length], 1 for real
-            tokens.
+        input_ids: int64 [batch, length], left-padded.
+        attention_mask: [batch, length], 1 for real tokens.
         config: Options; `select` must be "local" and `score_temperature` 0.
         selector: Needed unless `trigger="never"`.
-        max_new_tokens, eos_token_ids, pad_token_id, logits_processor: As in `generate`.
+        max_new_tokens: As in `generate`.
+        eos_token_ids: As in `generate`.
+        pad_token_id: As in `generate`.
+        logits_processor: As in `generate`.
         seed: Row b draws its random triggers with seed + b.
 
     Returns:

@@ -41,12 +41,15 @@ def decode_with_teacher(
     """Greedy decoding in which a teacher triggers (`trigger="kl"`), chooses, or both.
 
     Args:
-        student, teacher: Causal language models of one vocabulary; either may pad its embedding.
-        input_ids: int64 [batch, length], left-padded. attention_mask: [batch, length], 1 for real
-            tokens.
+        student: A causal language model; it may pad its embedding.
+        teacher: Another one of the same vocabulary.
+        input_ids: int64 [batch, length], left-padded.
+        attention_mask: [batch, length], 1 for real tokens.
         config: Options; `score_temperature` must be 0.
         selector: Needed for `select="local"`.
-        max_new_tokens, eos_token_ids, pad_token_id: As in `generate`.
+        max_new_tokens: As in `generate`.
+        eos_token_ids: As in `generate`.
+        pad_token_id: As in `generate`.
         seed: Row b draws its random triggers with seed + b.
 
     Returns:

@@ -59,7 +59,8 @@ def bootstrap(
         units: Number of units.
         statistic: From int64 [units] (indices, with repetitions) to named values; called once with
             all units in order for the values, and `samples` times for the intervals.
-        samples: Resamples. seed: Of the resampling.
+        samples: Resamples.
+        seed: Of the resampling.
 
     Returns:
         The estimates, under the statistic's names. NaN values of a resample are left out.
@@ -87,7 +88,9 @@ class Comparison:
     """Two policies on the same problems.
 
     Attributes:
-        wins, losses, ties: Problems the first gets right and the second wrong, and so on.
+        wins: Problems the first gets right and the second wrong.
+        losses: The other way round.
+        ties: The rest.
         p_value: Of the exact McNemar test: two-sided binomial of the wins among wins and losses.
         difference: Of the accuracies, with a bootstrap interval over problems.
     """

@@ -13,7 +13,8 @@ class TriggerHead:
     """A learned predictor of "the teacher would disagree here": sigmoid(weight . hidden + bias).
 
     Attributes:
-        weight: fp32 [D]. bias: a scalar.
+        weight: fp32 [D].
+        bias: a scalar.
     """
 
     weight: torch.Tensor

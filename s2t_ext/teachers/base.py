@@ -132,7 +132,8 @@ class Teacher(ABC):
         Equal to asking step by step, in one prefill, without ever holding [length, V].
 
         Args:
-            input_ids, first: As in `score_trajectory`.
+            input_ids: As in `score_trajectory`.
+            first: As in `score_trajectory`.
             student_ids: int64 [length - first, S], the student's support at each step, or -1.
             student_logits: fp32 [length - first, S].
             vocabulary: Rows of the student's embedding; None takes all of the teacher's.

@@ -92,8 +92,9 @@ class CompletionsClient:
         url: Base of the server; "/v1" is added to an address without a path.
         model_name: As the server knows it.
         timeout: Seconds for one answer to arrive in full.
-        retries: Further attempts after a failed one. backoff: Seconds before the first of them;
-            doubles each time, with jitter; a server's Retry-After is honoured.
+        retries: Further attempts after a failed one.
+        backoff: Seconds before the first of them; doubles each time, with jitter; a server's
+            Retry-After is honoured.
         concurrency: Requests in flight at a time.
         cache_dir: Folder of the cache; None keeps none.
         api_key: Sent as a bearer token.

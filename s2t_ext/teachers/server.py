@@ -38,7 +38,9 @@ class ServerTeacher(Teacher, kind="server"):
     """See `Teacher.from_server`.
 
     Args:
-        url, model_name, tokenizer: The server, the model, its tokenizer.
+        url: Address of the server.
+        model_name: As the server knows it.
+        tokenizer: Its tokenizer.
         mode: "exact": candidates the list of likeliest tokens lacks are asked for one by one, by
             echo. "top": they get the floor. "auto": "exact" if the server's echo proves right.
         top_logprobs: Length of the list of likeliest tokens; servers cap it (vLLM: 20).
@@ -47,7 +49,12 @@ class ServerTeacher(Teacher, kind="server"):
             a listed candidate always beats an unlisted one, unlisted ones tie (the student's order
             decides), and the divergence is underestimated a little.
         prompt: "ids" sends token ids; "text" the decoded text, for servers that take no ids.
-        timeout, retries, backoff, concurrency, cache_dir, api_key: See `CompletionsClient`.
+        timeout: See `CompletionsClient`.
+        retries: See `CompletionsClient`.
+        backoff: See `CompletionsClient`.
+        concurrency: See `CompletionsClient`.
+        cache_dir: See `CompletionsClient`.
+        api_key: See `CompletionsClient`.
         extra_body: Further fields of every request; None asks vLLM to name tokens by their ids.
 
     Raises:

@@ -59,18 +59,21 @@ def collect(
     """Collects labelled trajectories; call it again with the same arguments to resume a killed run.
 
     Args:
-        model, tokenizer: The student.
+        model: The student.
+        tokenizer: Its tokenizer.
         teacher: Labels; its tokenizer, if it has one, must be the student's.
-        prompts: Texts, or `Prompt`s whose group decides the split.
+        prompts: Texts, or `Prompt` objects whose group decides the split.
         output: Folder of the collection.
-        k: Candidates per group. support: Ids the divergence is taken over, k..64.
+        k: Candidates per group.
+        support: Ids the divergence is taken over, k..64.
         share: Share of a trajectory's steps to keep, in (0, 1].
         steps: Which ones: "kl", those of highest KL(student || teacher), the paper's; "entropy",
             those at which the student is least certain, where an entropy trigger will fire; or
             "either", the union, up to twice the share.
-        rollouts: Per prompt; 1 if they are greedy. temperature: Of sampling; 0 decodes greedily.
-        max_new_tokens: Length of a rollout, tokens. batch_size: Rollouts at a time; a batch is a
-            shard.
+        rollouts: Per prompt; 1 if they are greedy.
+        temperature: Of sampling; 0 decodes greedily.
+        max_new_tokens: Length of a rollout, tokens.
+        batch_size: Rollouts at a time; a batch is a shard.
         held_out: Share of the prompts that is set aside.
         reserved_ids: Never proposed.
         seed: Key of the sampling; different seeds share no random numbers.

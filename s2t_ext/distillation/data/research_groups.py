@@ -42,7 +42,8 @@ class ResearchTrajectory:
 
     Attributes:
         key: problem_id, and a number where its lines do not fit together.
-        tokens: By absolute position. prompt: How many of them are the prompt.
+        tokens: By absolute position.
+        prompt: How many of them are the prompt.
         lines: By step.
     """
 
@@ -114,7 +115,8 @@ def import_research_groups(
 
     Args:
         model: The student they were collected with.
-        paths: The files. output: Folder of the collection.
+        paths: The files.
+        output: Folder of the collection.
         held_out: Share of the problems that is set aside.
         reserved_ids: The ids that code masked, to be masked from proposals here too.
 
