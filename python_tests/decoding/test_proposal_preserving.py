@@ -15,6 +15,7 @@ from models import (
 import s2t_ext
 from s2t_ext import S2TConfig
 from s2t_ext.hf.adapters import AdapterSwitch, adapter_layers
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 
 NAMES = ["llama", "gemma3", "mistral_window", "gpt_neox", "falcon_h1", "mamba2", "bloom"]
 
@@ -239,7 +240,7 @@ def test_a_given_cache_continues():
         config,
         selector,
         4,
-        past_key_values=first.past_key_values,
+        **{CACHE_ARGUMENT: first[CACHE_ARGUMENT]},
         **no_end,
     )
     assert torch.equal(second.sequences, whole.sequences)

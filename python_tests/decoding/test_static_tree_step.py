@@ -6,11 +6,13 @@ from architectures import PAD, PROMPT
 from models import assert_equals_reference, build_model, make_selector, prompts, tiny_model, way_in
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, StaticCache
-from transformers.cache_utils import Cache, DummyLayer, StaticLayer, StaticSlidingWindowLayer
+from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
 
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps import self_test
 from s2t_ext.decoding.steps.static_tree_step import is_static
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.cache_layers import DummyLayer
 
 HALF = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0)
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
@@ -74,7 +76,7 @@ def test_a_step_writes_into_the_same_buffers():
     )(
         input_ids=inputs.ids,
         attention_mask=inputs.mask,
-        past_key_values=cache,
+        **{CACHE_ARGUMENT: cache},
         max_new_tokens=12,
         **ENDLESS,
     )
@@ -84,7 +86,7 @@ def test_a_step_writes_into_the_same_buffers():
 def test_a_cache_without_room_for_all_candidates_expands_at_its_end():
     model = tiny_model("llama")
     cache = StaticCache(config=model.config, max_cache_len=PROMPT + 12)
-    output = generated(model, ALWAYS, past_key_values=cache)
+    output = generated(model, ALWAYS, **{CACHE_ARGUMENT: cache})
     assert torch.equal(output.sequences, generated(model, ALWAYS).sequences)
     # The last three choices had room for the winner only: K rows of one token instead.
     assert output.s2t.step_mode == "tree"

@@ -9,6 +9,7 @@ from models import make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps.tree_step import TreeStep
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_attention import ATTENTION_NAME, attention_configs
 from s2t_ext.hf.candidate_cache import candidate_cache
 from s2t_ext.hf.context import CandidateContext
@@ -35,7 +36,7 @@ def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
     seen = PROMPT - pending
     if seen:
         inputs = dict(attention_mask=mask[:, :seen], position_ids=positions[:, :seen])
-        model(input_ids=ids[:, :seen], past_key_values=cache, **inputs)
+        model(input_ids=ids[:, :seen], **{CACHE_ARGUMENT: cache}, **inputs)
     grown = torch.cat([mask, mask[:, -1:]], dim=1)
     context = CandidateContext(cache, ids, pending, grown, positions, {})
     hidden = step.forward(context, candidates, torch.tensor(needed))
@@ -48,7 +49,7 @@ def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
     following = torch.tensor([[21], [22], [23]])
     after = model(
         input_ids=following,
-        past_key_values=cache,
+        **{CACHE_ARGUMENT: cache},
         attention_mask=torch.cat([grown, mask[:, -1:]], dim=1),
         position_ids=positions[:, -1:] + 1,
     ).logits[:, -1]

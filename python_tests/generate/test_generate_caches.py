@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from architectures import PAD, PROMPT
 from models import WAYS_IN, Prompts, make_selector, prompts, tiny_model, way_in
 from transformers import (
@@ -60,10 +61,10 @@ def test_a_returned_cache_continues(name, step):
     arguments = dict(attention_mask=inputs.mask, return_dict_in_generate=True, **ENDLESS)
     whole = generate(input_ids=inputs.ids, max_new_tokens=7, **arguments)
     first = generate(input_ids=inputs.ids, max_new_tokens=4, **arguments)
-    assert first.past_key_values.get_seq_length() == PROMPT + 3
+    assert first[CACHE_ARGUMENT].get_seq_length() == PROMPT + 3
     second = generate(
         **longer(inputs, first.sequences),
-        past_key_values=first.past_key_values,
+        **{CACHE_ARGUMENT: first[CACHE_ARGUMENT]},
         max_new_tokens=3,
         return_dict_in_generate=True,
         **ENDLESS,
@@ -75,7 +76,7 @@ def test_a_returned_cache_continues(name, step):
     assert torch.equal(
         model.generate(
             **longer(inputs, whole.sequences),
-            past_key_values=second.past_key_values,
+            **{CACHE_ARGUMENT: second[CACHE_ARGUMENT]},
             max_new_tokens=2,
             **ENDLESS,
         ),
@@ -105,15 +106,17 @@ def test_a_given_cache_is_used_and_left_ready(name, kind):
             max_new_tokens=1,
             return_dict_in_generate=True,
             **ENDLESS,
-        ).past_key_values
+        )[CACHE_ARGUMENT]
         assert cache.get_seq_length() == 4
     for way in WAYS_IN:
         given = copy.deepcopy(cache)
         generate = way_in(way, model, ALWAYS, selector)
-        first = generate(input_ids=inputs.ids, past_key_values=given, max_new_tokens=4, **arguments)
+        first = generate(
+            input_ids=inputs.ids, **{CACHE_ARGUMENT: given}, max_new_tokens=4, **arguments
+        )
         assert given.get_seq_length() == PROMPT + 3
         second = generate(
-            **longer(inputs, first), past_key_values=given, max_new_tokens=2, **ENDLESS
+            **longer(inputs, first), **{CACHE_ARGUMENT: given}, max_new_tokens=2, **ENDLESS
         )
         assert torch.equal(second, plain)
 
@@ -136,7 +139,7 @@ def test_a_cache_of_the_users_own_class_stores_every_step(name):
     triggers = [set(row.triggered_steps) for row in expected.s2t.rows]
     assert triggers[0] ^ triggers[1]
     cache = Counts(config=model.config)
-    assert torch.equal(generate(**arguments, past_key_values=cache), expected.sequences)
+    assert torch.equal(generate(**arguments, **{CACHE_ARGUMENT: cache}), expected.sequences)
     assert cache.updates == model.config.num_hidden_layers * expected.s2t.forward_passes
 
 
@@ -152,12 +155,12 @@ def test_only_the_new_tokens_of_a_continuation():
             input_ids=inputs.ids[:, :5],
             attention_mask=inputs.mask[:, :5],
             position_ids=(inputs.mask.cumsum(-1) - 1).clamp(min=0)[:, :5],
-            past_key_values=cache,
+            **{CACHE_ARGUMENT: cache},
         )
     output = generate(
         input_ids=inputs.ids[:, 5:],
         attention_mask=inputs.mask,
-        past_key_values=cache,
+        **{CACHE_ARGUMENT: cache},
         max_new_tokens=5,
         **ENDLESS,
     )
@@ -168,7 +171,7 @@ def test_a_static_cache_too_small_for_the_last_choice_is_refused():
     """It is large enough for transformers, which never takes the last token through the model."""
     model, inputs = tiny_model("llama"), prompts(False)
     cache = StaticCache(config=model.config, max_cache_len=PROMPT + 3)
-    arguments = dict(input_ids=inputs.ids, past_key_values=cache, max_new_tokens=4, **ENDLESS)
+    arguments = dict(input_ids=inputs.ids, **{CACHE_ARGUMENT: cache}, max_new_tokens=4, **ENDLESS)
     with pytest.raises(ValueError) as error:
         way_in("generate", model, ALWAYS, make_selector(model))(**arguments)
     assert str(error.value) == (
@@ -185,7 +188,7 @@ def test_a_tree_needs_a_cache_that_holds_alternatives():
     with pytest.raises(ValueError) as error:
         way_in("generate", model, config, make_selector(model))(
             input_ids=inputs.ids,
-            past_key_values=DynamicCache(config=model.config),
+            **{CACHE_ARGUMENT: DynamicCache(config=model.config)},
             max_new_tokens=4,
         )
     assert str(error.value) == (
@@ -194,6 +197,10 @@ def test_a_tree_needs_a_cache_that_holds_alternatives():
     )
 
 
+@pytest.mark.skipif(
+    not hasattr(transformers.cache_utils, "Fp8QuantizedLayer"),
+    reason="the other quantized caches need packages of their own",
+)
 def test_a_quantized_cache_expands():
     """FP8 needs no other package. Ordinary and candidate steps read the same rounded keys."""
     model, inputs = tiny_model("llama"), prompts(True)
@@ -222,14 +229,14 @@ def test_only_the_new_tokens_after_a_static_cache(room):
     new = torch.randint(3, 90, (2, 3))
     cache = StaticCache(config=model.config, max_cache_len=room)
     with torch.no_grad():
-        model(input_ids=inputs.ids, past_key_values=cache)
+        model(input_ids=inputs.ids, **{CACHE_ARGUMENT: cache})
     mask = torch.ones(2, PROMPT + 3, dtype=torch.int64)
     generate = way_in("generate", model, ALWAYS, make_selector(model))
     arguments = dict(attention_mask=mask, max_new_tokens=6, **ENDLESS)
     if room < PROMPT + 3 + 6:
         with pytest.raises(ValueError, match="must have room for 18 tokens"):
-            generate(input_ids=new, past_key_values=cache, **arguments)
+            generate(input_ids=new, **{CACHE_ARGUMENT: cache}, **arguments)
         return
-    output = generate(input_ids=new, past_key_values=cache, **arguments)
+    output = generate(input_ids=new, **{CACHE_ARGUMENT: cache}, **arguments)
     whole = generate(input_ids=torch.cat([inputs.ids, new], dim=1), **arguments)
     assert torch.equal(output, whole[:, PROMPT:])

@@ -6,8 +6,9 @@ import pytest
 import torch
 from models import tiny_model
 from transformers import DynamicCache
-from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
+from s2t_ext.hf.cache_layers import DummyLayer
 from s2t_ext.hf.candidate_cache import (
     CandidateLayer,
     can_commit,

@@ -33,8 +33,7 @@ def one_line_errors() -> Iterator[None]:
 def load_model(path: str, dtype: str) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or hub repository, on the GPU if there is one."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     if dtype not in DTYPES:
         raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype}")

@@ -21,6 +21,7 @@ from s2t_ext.decoding.steps.static_tree_step import (
 )
 from s2t_ext.hf.adapters import AdapterSwitch
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.selectors.selector import Selector
@@ -160,7 +161,7 @@ class LocalSelection:
         return (
             is_static(context.cache)
             and self._head.body is not None
-            and self.model.config._attn_implementation in MASKED_ATTENTION
+            and attention_implementation(self.model.config) in MASKED_ATTENTION
         )
 
     def _make_scorer(self, context: CandidateContext) -> LaggingScorer:

@@ -51,15 +51,16 @@ class S2TLM(HFLM):
         **options: Any,
     ) -> None:
         super().__init__(pretrained=pretrained, **options)
-        chosen = Selector.from_pretrained(selector, self._model) if selector else None
+        model = self.model
+        chosen = Selector.from_pretrained(selector, model) if selector else None
         given = dict(k=k, trigger=trigger, threshold=threshold, select=select, proposer=proposer)
         base = (chosen.decoding if chosen is not None else None) or S2TConfig()
         config = {**base.to_dict(), **{n: v for n, v in given.items() if v is not None}}
         patch(
-            self._model,
+            model,
             S2TConfig.from_dict(config),
             chosen,
-            None if teacher is None else _load_teacher(teacher, self._model),
+            None if teacher is None else _load_teacher(teacher, model),
             seed=s2t_seed,
         )
 

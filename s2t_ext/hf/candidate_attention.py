@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from s2t_ext.hf import split_attention
+from s2t_ext.hf.generate_internals import private
 from s2t_ext.hf.ragged_rows import RaggedRows
 
 ATTENTION_NAME = "s2t_candidates"
@@ -273,6 +274,13 @@ def candidate_attention(configs: list[Any], layout: AttentionLayout) -> Iterator
             for entry in entries:
                 if entry.users == 0:
                     entry.config._attn_implementation = entry.original
+
+
+def attention_implementation(config: Any) -> str:
+    """The user's own, also while a candidate forward of another thread has switched it."""
+    with _install_lock:
+        name: str = private(config, "_attn_implementation")
+        return _original_implementation(config) if name == ATTENTION_NAME else name
 
 
 def attention_configs(model: PreTrainedModel) -> list[Any]:

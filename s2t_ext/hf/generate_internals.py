@@ -62,15 +62,14 @@ def private(owner: Any, name: str) -> Any:
     Raises:
         ImportError: naming the missing name, the installed release, and what to do.
     """
-    found = getattr(owner, name, None)
-    if found is None:
+    if not hasattr(owner, name):
         kind = owner.__name__ if isinstance(owner, type) else type(owner).__name__
         first, end = SUPPORTED
         raise ImportError(
             f"generate: transformers must have {kind}.{name}, got release "
             f"{transformers.__version__} without it: pip install 'transformers>={first},<{end}'"
         )
-    return found
+    return getattr(owner, name)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.expand_step import ExpandStep
 from s2t_ext.decoding.steps.tree_step import TreeStep
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.candidate_cache import candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead, find_logits_head
@@ -54,7 +55,7 @@ def attach(model: PreTrainedModel) -> Attachment:
     """
     try_ragged = model.device.type in RAGGED_DEVICES
     key = (
-        *(model.dtype, str(model.device), model.config._attn_implementation, model.training),
+        *(model.dtype, str(model.device), attention_implementation(model.config), model.training),
         try_ragged,
     )
     known: tuple[Any, Attachment] | None = model.__dict__.get(_ATTRIBUTE)

@@ -21,6 +21,7 @@ from s2t_ext import ops
 from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.cache_layers import DummyLayer, StaticLayer
+from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead
 
@@ -117,7 +118,7 @@ class StaticTreeStep:
         else:
             real = F.pad(real, (0, layer.max_cache_len - real.shape[1]), value=True)
             allowed = ((prefix & real)[:, None, :] | own)[:, None]
-        if self.model.config._attn_implementation == "sdpa":
+        if attention_implementation(self.model.config) == "sdpa":
             return allowed
         dtype = self.model.dtype
         return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
