@@ -83,6 +83,22 @@ def test_vocabularies_padded_differently(ours, theirs, select):
     assert max(t for row in record.rows for t in row.tokens) < VOCAB
 
 
+@pytest.mark.parametrize(
+    ("trigger", "threshold"), [("random", 0.0), ("entropy", math.inf), ("margin", -math.inf)]
+)
+@pytest.mark.parametrize("select", ["teacher", "takeover"])
+def test_a_threshold_that_nothing_reaches_asks_no_teacher(select, trigger, threshold):
+    """The end of a sweep over thresholds: plain decoding, not an error."""
+    model, inputs = tiny_model("llama"), prompts(True)
+    config = S2TConfig(trigger=trigger, threshold=threshold, select=select, warmup_steps=0)
+    output = run_with_teacher(model, teacher_model(), inputs, config)
+    expected = model.generate(
+        inputs.ids, attention_mask=inputs.mask, max_new_tokens=NEW_TOKENS, do_sample=False
+    )
+    assert torch.equal(output.sequences, expected)
+    assert output.s2t.teacher_forward_passes == 0
+
+
 def test_a_token_the_teacher_has_no_row_for_is_refused():
     inputs = prompts(False)
     highest = int(inputs.ids.max())

@@ -122,7 +122,9 @@ def check_options(
         _refuse(f"teacher must be given for select={config.select!r}", None)
     if config.trigger == "kl" and teacher is None:
         _refuse("teacher must be given for trigger='kl'", None)
-    if teacher is not None and config.trigger != "kl" and (config.select == "local" or not chooses):
+    # A threshold that nothing reaches, as at the end of a sweep, asks no teacher but may have one.
+    is_asked = config.trigger == "kl" or (config.select != "local" and config.trigger != "never")
+    if teacher is not None and not is_asked:
         _refuse(
             f"teacher must be None for select={config.select!r} and trigger={config.trigger!r}",
             type(teacher).__name__,
