@@ -17,6 +17,7 @@ from s2t_ext.cli.import_checkpoint import import_checkpoint
 from s2t_ext.cli.import_groups import import_groups
 from s2t_ext.cli.info import info
 from s2t_ext.cli.sufficiency import sufficiency
+from s2t_ext.cli.trace import trace
 
 app = typer.Typer(
     name="s2t_ext",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(info)
 app.command()(generate)
+app.command()(trace)
 app.command()(calibrate)
 app.command()(demo)
 app.command()(collect)

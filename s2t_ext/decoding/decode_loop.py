@@ -219,6 +219,8 @@ class DecodeLoop:
             active=self.sequences.unfinished,
             candidates=proposal.ids,
             scores=None if choice is None else choice.scores,
+            logits=proposal.logits,
+            logsumexp=proposal.logsumexp,
         )
         self.record.add(event)
         self.sequences.append(event.tokens, chosen=choice is not None)

@@ -31,6 +31,8 @@ class StepEvent:
         active: Bool [batch], rows still generating before this step.
         candidates: int64 [batch, K], -1 where there is none.
         scores: fp32 [batch, K] or None if no row was triggered.
+        logits: fp32 [batch, K], the student's logits of the candidates, or None.
+        logsumexp: fp32 [batch], of all the student's logits, or None.
     """
 
     step: int
@@ -43,6 +45,15 @@ class StepEvent:
     active: torch.Tensor
     candidates: torch.Tensor
     scores: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    logsumexp: torch.Tensor | None = None
+
+    @property
+    def logprobs(self) -> torch.Tensor | None:
+        """fp32 [batch, K]: the student's log-probabilities of the candidates, or None."""
+        if self.logits is None or self.logsumexp is None:
+            return None
+        return self.logits - self.logsumexp[:, None]
 
     @property
     def changed(self) -> torch.Tensor:

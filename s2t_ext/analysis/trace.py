@@ -1,0 +1,110 @@
+"""One prompt decoded plainly and with Select-to-Think, step by step, for the page that shows it."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from s2t_ext._version import __version__
+from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.record import S2TGenerateOutput
+from s2t_ext.decoding.trace import StepTrace
+from s2t_ext.generation import generate
+from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher
+from s2t_ext.triggers import resolve_trigger
+
+_NAMES = {"local": "S2T-LOCAL", "teacher": "S2T, the teacher selects", "takeover": "takeover"}
+
+
+def trace(
+    model: nn.Module,
+    tokenizer: Any,
+    prompt: str,
+    *,
+    s2t: S2TConfig | None = None,
+    selector: Selector | None = None,
+    teacher: Teacher | None = None,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    use_chat_template: bool = True,
+    command: str = "",
+) -> dict[str, Any]:
+    """Decodes a prompt greedily, and with Select-to-Think.
+
+    Args:
+        model: The student.
+        tokenizer: Its tokenizer.
+        prompt: Text; with `use_chat_template` one user turn.
+        s2t: Options; None takes the selector's, else the defaults.
+        selector: The score head, where the options need one.
+        teacher: A `Teacher`, where the options need one.
+        max_new_tokens: Length of an answer, tokens.
+        seed: Key of the random numbers of the random trigger.
+        use_chat_template: Wrap the prompt in the chat template.
+        command: What was typed, to be shown on the page.
+
+    Returns:
+        A document for `s2t_ext.runs.trace_page.trace_page`.
+    """
+    config = s2t or (selector.decoding if selector is not None else None) or S2TConfig()
+    text = chat_prompt(tokenizer, prompt) if use_chat_template else prompt
+    inputs = pad_prompts(tokenizer, [text], model)
+
+    def decoded(name: str, config: S2TConfig) -> dict[str, Any]:
+        steps = StepTrace(tokenizer)
+        output = generate(
+            model,
+            inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            s2t=config,
+            selector=selector,
+            teacher=teacher,
+            seed=seed,
+            on_step=steps,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            return_dict_in_generate=True,
+        )
+        assert isinstance(output, S2TGenerateOutput) and output.s2t is not None
+        return {"name": name, "summary": output.s2t.summary(), "steps": steps.steps()}
+
+    plain = replace(config, trigger="never", threshold=None, select="local")
+    return {
+        "title": f"{_NAMES[config.select]}, step by step",
+        "prompt": prompt,
+        "command": command,
+        "settings": _settings(model, config, selector, teacher),
+        "versions": {
+            "s2t_ext": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "Python": platform.python_version(),
+        },
+        "trigger": config.trigger,
+        "threshold": resolve_trigger(config, selector).threshold,
+        "score_name": "score" if config.select == "local" else "teacher's log-probability",
+        "runs": [decoded("greedy", plain), decoded(_NAMES[config.select], config)],
+    }
+
+
+def _settings(
+    model: Any, config: S2TConfig, selector: Selector | None, teacher: Teacher | None
+) -> dict[str, Any]:
+    """What decided, in words."""
+    threshold = resolve_trigger(config, selector).threshold
+    return {
+        "model": str(getattr(model.config, "name_or_path", "")).rstrip("/").rsplit("/", 1)[-1],
+        "chosen by": "the teacher" if teacher is not None else "a selector",
+        "trigger": config.trigger
+        if threshold != threshold
+        else f"{config.trigger} {threshold:.3g}",
+        "candidates": config.k,
+        "proposer": config.proposer if config.select == "local" else None,
+    }
