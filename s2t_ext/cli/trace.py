@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,9 +56,8 @@ def trace(
         base = chosen.decoding if chosen is not None else None
         config = base or s2t_ext.S2TConfig(select="local" if chosen else "teacher")
         given = {"trigger": trigger, "threshold": threshold, "k": k}
-        config = dataclasses.replace(
-            config, **{name: value for name, value in given.items() if value is not None}
-        )
+        changes: dict[str, Any] = {n: v for n, v in given.items() if v is not None}
+        config = dataclasses.replace(config, **changes)
         document = trace_prompt(
             student,
             tokenizer,
