@@ -25,21 +25,29 @@ def finish(ids, slot, triggered, default_token, finished):
 @pytest.mark.parametrize("temperature", [0.0, 0.7], ids=["best", "drawn"])
 def test_select_token(compare, batch, temperature):
     choice = ScoreCase(batch=batch, k=8).choice()
-    ids, rows = choice["ids"], [choice[n] for n in ("triggered", "default_token", "finished")]
+    ids, rows = choice["ids"], {n: choice[n] for n in ("triggered", "default_token", "finished")}
     scores = torch.randn(batch, 8, generator=torch.Generator().manual_seed(0))
     seed, position = torch.arange(batch), torch.full((batch,), 5)
     # The composition gets its random numbers for nothing.
     u = uniform24(seed, position, PURPOSE_SELECT_TOKEN).float()[:, None]
 
     def fused():
-        return ops.select_token(ids, scores, *rows, PAD, temperature, seed, position)
+        return ops.select_token(
+            ids,
+            scores=scores,
+            **rows,
+            pad_id=PAD,
+            score_temperature=temperature,
+            seed=seed,
+            position=position,
+        )
 
     def composed():
         masked = scores.masked_fill(ids < 0, -math.inf)
         if temperature == 0:
-            return finish(ids, masked.argmax(dim=1), *rows)
+            return finish(ids, masked.argmax(dim=1), **rows)
         cumulated = torch.softmax(masked / temperature, dim=1).cumsum(dim=1)
-        return finish(ids, (cumulated <= u * cumulated[:, -1:]).sum(dim=1), *rows)
+        return finish(ids, (cumulated <= u * cumulated[:, -1:]).sum(dim=1), **rows)
 
     for ours, theirs in zip(fused(), composed(), strict=True):
         assert_same_bits(theirs, ours)

@@ -60,5 +60,5 @@ def simt_ops():
 def simt(simt_ops):
     """The same, under the plainest schedule and the tuned split."""
     simt_ops.set_schedule("forward", "forward", 1, 0.0, 0)
-    simt_ops.set_launch_options(0, False)
+    simt_ops.set_blocks_per_row(0)
     return simt_ops

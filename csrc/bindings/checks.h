@@ -10,11 +10,13 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <cmath>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "bindings/number_text.h"
 #include "core/scalar_type.h"
 
 namespace s2t::bindings {
@@ -154,6 +156,20 @@ inline void check_range(
        std::to_string(value));
 }
 
+inline void check_finite(const char* op, const char* argument, double value) {
+  if (!std::isfinite(value)) fail(op, argument, "be finite", number_text(value));
+}
+
+inline void check_positive(const char* op, const char* argument, double value) {
+  if (std::isfinite(value) && value > 0) return;
+  fail(op, argument, "be positive and finite", number_text(value));
+}
+
+inline void check_not_negative(const char* op, const char* argument, double value) {
+  if (std::isfinite(value) && value >= 0) return;
+  fail(op, argument, "be at least 0 and finite", number_text(value));
+}
+
 // -- tensors --------------------------------------------------------------------------------------
 
 // Only for dtypes that passed check_dtype(logit_dtypes()).
@@ -168,12 +184,11 @@ inline s2t::ScalarType scalar_type(const Tensor& tensor) {
   }
 }
 
-// The tensor itself if a kernel can walk its last dimension, else a copy. With one element or none
-// there the stride means nothing.
-inline Tensor with_unit_last_stride(const Tensor& tensor) {
+// Whether a kernel can walk the last dimension. With one element or none there the stride means
+// nothing.
+inline bool has_unit_last_stride(const Tensor& tensor) {
   const int64_t last = tensor.dim() - 1;
-  if (tensor.size(last) <= 1 || tensor.stride(last) == 1) return tensor;
-  return torch::stable::contiguous(tensor);
+  return tensor.size(last) <= 1 || tensor.stride(last) == 1;
 }
 
 inline Tensor as_contiguous(const Tensor& tensor) {

@@ -1,66 +1,101 @@
 #pragma once
 
-// One call of an operator on a device: current stream, device guard, workspace, errors.
-//
-// Every *_cuda.cpp is compiled twice. For _C_cuda it registers s2t_ext::* for CUDA tensors. With
-// S2T_SIMT it becomes part of the test-only library _simt and registers the same host code and
-// kernels as s2t_ext_simt::* for CPU tensors; there the tensors of a call are also declared to the
-// emulator, which then knows every other access for wrong.
+// One call of an operator on a device (call.h): on its current stream, with scratch memory from
+// torch's allocator, in the order of that stream. The build says by its include path which
+// "device.h" that is: bindings/cuda or bindings/simt.
 
-#include <string>
+#include <vector>
 
 #include "bindings/checks.h"
 #include "cuda/launchers.h"
-
-#if defined(S2T_SIMT)
-#define S2T_DEVICE_NAMESPACE s2t_ext_simt
-#define S2T_DEVICE_KEY CPU
-#else
-#include <torch/csrc/stable/accelerator.h>
-#define S2T_DEVICE_NAMESPACE s2t_ext
-#define S2T_DEVICE_KEY CUDA
-#endif
+#include "cuda/workspace.h"
+#include "device.h"
 
 namespace s2t::bindings {
 
-enum class Use { kRead, kWrite, kUpdate };  // kWrite: all of it; kUpdate: parts of it
-
 class DeviceCall {
  public:
-  // `like`: a tensor on the device; declared argument checks come before.
-  DeviceCall(const char* op, const Tensor& like);
+  static constexpr bool kReadsValues = false;  // it would wait for the device
 
-  simt::stream_t stream() const { return stream_; }
-  cuda::RowSplit split() const;
+  // `like`: a tensor on the device.
+  DeviceCall(const char* op, const Tensor& like) : like_(like), device_(op, like) {}
 
-  // Declares what the kernels may touch: the tensor, and nothing else of its storage. Rows of a
-  // matrix are declared one by one, so that reading beyond the end of one is an error.
-  void use(const Tensor& tensor, Use use, const char* name);
+  Tensor rows(const Tensor& tensor, const char* name) {
+    return keep(has_unit_last_stride(tensor) ? tensor : torch::stable::contiguous(tensor), name);
+  }
 
-  // The same for an argument that is only read; returns it.
-  const Tensor& reads(const Tensor& tensor, const char* name);
+  template <typename Element>
+  const Element* values(const Tensor& tensor, const char* name) {
+    return data<Element>(keep(as_contiguous(tensor), name));
+  }
 
-  // A new tensor that the kernels write.
-  Tensor result(std::initializer_list<int64_t> shape, Dtype dtype, const char* name);
+  void updates(const Tensor& tensor, const char* name) {
+    device_.declare(tensor, Use::kUpdate, name);
+  }
 
-  // Uninitialised memory for the duration of the call, in the order of the stream.
-  void* scratch(int64_t bytes, const char* name);
-  cuda::RowWorkspace row_workspace(int64_t batch, int64_t vocab);
+  Tensor result(std::initializer_list<int64_t> shape, Dtype dtype, const char* name) {
+    const Tensor tensor = new_tensor(shape, dtype, like_);
+    device_.declare(tensor, Use::kWrite, name);
+    return tensor;
+  }
 
-  // After the launch; throws if it failed.
-  void finish(simt::error_t status);
+  void run(const ProposeCandidatesParams& params) {
+    if (params.batch == 0) return;
+    const cuda::RowWorkspace workspace = row_workspace(params.batch, params.vocab);
+    device_.check(cuda::launch_propose_candidates(params, workspace, device_.stream()));
+  }
+
+  void run(const SupportKLParams& params) {
+    if (params.batch == 0) return;
+    const cuda::RowWorkspace workspace = row_workspace(params.batch, params.vocab);
+    device_.check(cuda::launch_support_kl(params, workspace, device_.stream()));
+  }
+
+  void run(const SampleTokenParams& params) {
+    const int64_t chunks = params.batch * chunk_count(params.vocab);
+    auto* stats = static_cast<ChunkStats*>(scratch(chunks * sizeof(ChunkStats), "chunk stats"));
+    auto* sums = static_cast<float*>(scratch(chunks * sizeof(float), "kept sums"));
+    device_.check(cuda::launch_sample_token(params, stats, sums, device_.stream()));
+  }
+
+  void run(const ScoreCandidatesParams& params) {
+    device_.check(cuda::launch_score_candidates(params, device_.stream()));
+  }
+  void run(const SelectTokenParams& params) {
+    device_.check(cuda::launch_select_token(params, device_.stream()));
+  }
+  void run(const ScoreAndSelectParams& params) {
+    device_.check(cuda::launch_score_and_select(params, device_.stream()));
+  }
+  void run(const CommitCandidatesParams& params) {
+    device_.check(cuda::launch_commit_candidates(params, device_.stream()));
+  }
+  void run(const RandomUniformParams& params) {
+    device_.check(cuda::launch_random_uniform(params, device_.stream()));
+  }
 
  private:
-  const char* op_;
+  const Tensor& keep(const Tensor& tensor, const char* name) {
+    device_.declare(tensor, Use::kRead, name);
+    kept_.push_back(tensor);
+    return kept_.back();
+  }
+
+  // Uninitialised memory for the duration of the call.
+  void* scratch(int64_t bytes, const char* name) {
+    kept_.push_back(result({bytes}, Dtype::Byte, name));
+    return kept_.back().mutable_data_ptr();
+  }
+
+  cuda::RowWorkspace row_workspace(int64_t batch, int64_t vocab) {
+    const int blocks = device_.blocks_per_row(batch, vocab);
+    void* memory = scratch(cuda::row_workspace_bytes(batch, vocab, blocks).total(), "workspace");
+    return cuda::row_workspace(memory, batch, vocab, blocks);
+  }
+
   const Tensor& like_;
+  Device device_;
   std::vector<Tensor> kept_;  // until the launch: copies that were made contiguous, and scratch
-  simt::stream_t stream_ = nullptr;
-#if defined(S2T_SIMT)
-  simt::Track track_;
-  std::vector<uint32_t> arrivals_;
-#else
-  torch::stable::accelerator::DeviceGuard guard_;
-#endif
 };
 
 }  // namespace s2t::bindings

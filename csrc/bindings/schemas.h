@@ -20,8 +20,8 @@ constexpr const char* kSchemas[] = {
     "score_and_select(Tensor hidden, Tensor rows, Tensor? bias, Tensor bin_values, "
     "float bin_temperature, float logit_scale, float? softcap, Tensor ids, "
     "Tensor candidate_logprobs, float prior_weight, Tensor triggered, Tensor default_token, "
-    "Tensor finished, int pad_id, float score_temperature, Tensor seed, Tensor position) -> "
-    "(Tensor token, Tensor slot, Tensor scores)",
+    "Tensor finished, int pad_id, float score_temperature, Tensor seed, Tensor position, "
+    "float override_margin=0.0) -> (Tensor token, Tensor slot, Tensor scores, Tensor refused)",
     // Sample: the ordinary next token of every row.
     "sample_token(Tensor logits, Tensor temperature, Tensor top_k, Tensor top_p, Tensor min_p, "
     "Tensor seed, Tensor position, Tensor? blocked_ids) -> (Tensor token, Tensor logprob)",
@@ -31,6 +31,8 @@ constexpr const char* kSchemas[] = {
     // KL(student || teacher) on the student's support, and the teacher's view of candidates.
     "support_kl(Tensor student_ids, Tensor student_logits, Tensor teacher_logits, "
     "Tensor candidate_ids) -> (Tensor kl, Tensor candidate_logprobs, Tensor teacher_argmax)",
+    // A uniform number in [0, 1) per row, for decisions that no other operator makes.
+    "random_uniform(Tensor seed, Tensor position, int purpose) -> Tensor uniform",
 };
 
 }  // namespace s2t::bindings

@@ -13,6 +13,7 @@ namespace s2t {
 enum class RandomPurpose : uint32_t {
   kSampleToken = 0,  // sample_token
   kSelectToken = 1,  // select_token, score_and_select
+  // from 16 on: decisions of the caller, drawn by random_uniform
 };
 
 struct PhiloxBlock {

@@ -6,7 +6,7 @@
 // Every truncation keeps a beginning of the total order, so "kept" always means key >= cutoff. With
 // scaled(x) = (x - best) * (1 / temperature) and weight(x) = exp_canonical(scaled(x)):
 //
-//   top-k  the k-th key
+//   top-k  the least key of those whose logit equals that of the k-th (so do transformers' warpers)
 //   top-p  the largest cutoff with mass(cutoff) >= p * mass(what top-k keeps)
 //   min-p  scaled(x) >= log(min_p), which is monotone in x even after rounding
 //
@@ -32,7 +32,7 @@ struct SampleTokenParams {
   int64_t vocab;               // 1 <= vocab < 2^31
   int64_t row_stride;          // in elements
   const float* temperature;    // [batch]; not above 0: take the best
-  const int64_t* top_k;        // [batch]; below 1: off; 1: take the best
+  const int64_t* top_k;        // [batch]; below 1: off
   const float* top_p;          // [batch]; not below 1: off
   const float* min_p;          // [batch]; not above 0: off
   const int64_t* seed;         // [batch]
@@ -48,7 +48,7 @@ struct SampleTokenParams {
 
 struct SampleRule {
   bool is_greedy;
-  bool has_top_p, has_min_p;
+  bool has_top_k, has_top_p, has_min_p;
   float inverse_temperature;
   int64_t top_k;  // vocab or more means off
   double top_p;
@@ -59,12 +59,13 @@ S2T_HOST_DEVICE SampleRule
 sample_rule(float temperature, int64_t top_k, float top_p, float min_p, int64_t vocab) {
   constexpr float kLargest = 3.402823466e38f;
   SampleRule rule;
-  rule.is_greedy = !(temperature > 0.0f) || top_k == 1;
+  rule.is_greedy = !(temperature > 0.0f);
   rule.has_top_p = top_p < 1.0f;
   rule.has_min_p = min_p > 0.0f;
   const float inverse = rule.is_greedy ? 1.0f : 1.0f / temperature;
   rule.inverse_temperature = inverse < kLargest ? inverse : kLargest;  // 0 * inf is no weight
   rule.top_k = top_k < 1 ? vocab : top_k;
+  rule.has_top_k = rule.top_k < vocab;
   rule.top_p = static_cast<double>(top_p);
   rule.min_p_log = negative_infinity();
   if (rule.has_min_p) {
@@ -80,24 +81,37 @@ S2T_HOST_DEVICE float scaled_logit(float logit, float best, float inverse_temper
   return (logit - best) * inverse_temperature;
 }
 
-// True if the 64 best contain all that top-k keeps. `count` of them are valid.
-S2T_HOST_DEVICE bool list_has_top_k(const SampleRule& rule, int count) {
-  return count < kMaxCandidates || rule.top_k <= kMaxCandidates;
-}
+// The least key with the logit of `key`, or below.
+S2T_HOST_DEVICE Key first_of_equals(Key key) { return key & 0xFFFFFFFF00000000u; }
 
-// True if the cut below needs the mass of what top-k keeps.
-S2T_HOST_DEVICE bool needs_mass(const SampleRule& rule, int count) {
-  return rule.has_top_p && !list_has_top_k(rule, count);
+// What top-k keeps of the sorted list of the 64 best keys.
+struct ListedTopK {
+  int kept;          // of the list
+  bool is_complete;  // the list holds all that top-k keeps of the row
+};
+
+// `count` (at least 1) of the list are valid.
+S2T_HOST_DEVICE ListedTopK listed_top_k(const SampleRule& rule, const Key* sorted, int count) {
+  const bool holds_the_row = count < kMaxCandidates || rule.top_k <= kMaxCandidates;
+  if (!rule.has_top_k || rule.top_k > count) return ListedTopK{count, holds_the_row};
+  const Key cutoff = first_of_equals(sorted[rule.top_k - 1]);
+  int kept = static_cast<int>(rule.top_k);
+  while (kept < count && sorted[kept] >= cutoff) ++kept;
+  return ListedTopK{kept, kept < kMaxCandidates};
 }
 
 constexpr int kNotListed = -1;
 
-// How many of the sorted list (count >= 1 valid, best first) may be drawn, or kNotListed if the
-// list cannot tell. scaled[i], weights[i] belong to its i-th entry; mass is read if needs_mass().
-S2T_HOST_DEVICE int kept_in_list(
-    const float* scaled, const float* weights, int count, const SampleRule& rule, double mass) {
-  bool is_known = list_has_top_k(rule, count);
-  const int limit = rule.top_k < count ? static_cast<int>(rule.top_k) : count;
+// How many of the sorted list may be drawn, or kNotListed if the
+// list cannot tell. scaled[i], weights[i] belong to its i-th entry. mass: of what top-k keeps; read
+// only for top-p where the list is not complete.
+S2T_HOST_DEVICE int kept_in_list(const float* scaled,
+                                 const float* weights,
+                                 ListedTopK top_k,
+                                 const SampleRule& rule,
+                                 double mass) {
+  bool is_known = top_k.is_complete;
+  const int limit = top_k.kept;
   int kept = limit;
   if (rule.has_min_p) {
     int passing = 0;
@@ -109,7 +123,7 @@ S2T_HOST_DEVICE int kept_in_list(
   }
   if (rule.has_top_p) {
     double total = mass;
-    if (!needs_mass(rule, count)) {
+    if (top_k.is_complete) {
       total = 0.0;
       for (int i = 0; i < limit; ++i) total = total + static_cast<double>(weights[i]);
     }

@@ -20,8 +20,10 @@ struct SelectTokenParams {
   int32_t k;  // 1 .. kMaxCandidates
   int64_t pad_id;
   float score_temperature;  // 0: the best score
+  float override_margin;    // above 0: how much better than the first candidate another must be
   int64_t* token;           // [batch]
   int64_t* slot;            // [batch]
+  bool* refused;            // [batch]: the margin kept the first candidate; null: not asked for
 };
 
 // A slot that may be chosen. NaN > -inf is false.
@@ -65,10 +67,21 @@ S2T_HOST_DEVICE int draw_slot(
   return best;  // not reached: uniform < 1, and the last cumulated weight is the total
 }
 
+// Whether the margin keeps the first candidate in place of the chosen one. A first candidate that
+// cannot be chosen is not kept.
+S2T_HOST_DEVICE bool is_refused(const int64_t* ids,
+                                const float* scores,
+                                int chosen,
+                                float override_margin) {
+  return override_margin > 0.0f && chosen != 0 && is_usable(ids[0], scores[0]) &&
+         !(scores[chosen] - scores[0] > override_margin);
+}
+
 // Token and slot of one row.
 S2T_HOST_DEVICE void select_row(const SelectTokenParams& params, int64_t row) {
   int64_t token = params.default_token[row];
   int slot = 0;
+  bool refused = false;
   if (params.finished[row]) {
     token = params.pad_id;
   } else if (params.triggered[row]) {
@@ -81,12 +94,14 @@ S2T_HOST_DEVICE void select_row(const SelectTokenParams& params, int64_t row) {
             uniform24(philox(params.seed[row], params.position[row], RandomPurpose::kSelectToken));
         chosen = draw_slot(ids, scores, params.k, chosen, params.score_temperature, uniform);
       }
-      token = ids[chosen];
-      slot = chosen;
+      refused = is_refused(ids, scores, chosen, params.override_margin);
+      slot = refused ? 0 : chosen;
+      token = ids[slot];
     }
   }
   params.token[row] = token;
   params.slot[row] = slot;
+  if (params.refused != nullptr) params.refused[row] = refused;
 }
 
 }  // namespace s2t

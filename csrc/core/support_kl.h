@@ -12,7 +12,7 @@ namespace s2t {
 struct SupportKLParams {
   const int64_t* student_ids;    // [batch, support]; negative: empty place
   const float* student_logits;   // [batch, support]
-  const void* teacher_logits;    // [batch, vocab] of logits_type, rows row_stride elements apart
+  const void* logits;            // the teacher's [batch, vocab], rows row_stride elements apart
   const int64_t* candidate_ids;  // [batch, k]; negative: no candidate
   ScalarType logits_type;
   int64_t batch;

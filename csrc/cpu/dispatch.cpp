@@ -14,8 +14,6 @@ bool is_compiled(Isa isa) {
   switch (isa) {
     case Isa::kScalar:
       return true;
-    case Isa::kNeon:
-      return S2T_IF_NEON(true ||) false;
     case Isa::kAvx2:
       return S2T_IF_AVX2(true ||) false;
     case Isa::kAvx512:
@@ -29,8 +27,6 @@ bool is_supported(Isa isa) {
   switch (isa) {
     case Isa::kScalar:
       return true;
-    case Isa::kNeon:
-      return true;  // compiled in on AArch64 only, where it is always there
 #if defined(__x86_64__) || defined(_M_X64)
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

@@ -34,11 +34,6 @@ struct KernelTable {
 
 }  // namespace s2t::cpu
 
-#if defined(S2T_HAVE_NEON)
-#define S2T_NEON_OR_NULL(name) neon::name
-#else
-#define S2T_NEON_OR_NULL(name) nullptr
-#endif
 #if defined(S2T_HAVE_AVX2)
 #define S2T_AVX2_OR_NULL(name) avx2::name
 #else
@@ -51,9 +46,9 @@ struct KernelTable {
 #endif
 
 // The initialiser of a KernelTable for a kernel declared with S2T_DECLARE_KERNEL.
-#define S2T_KERNEL_TABLE(name)                                                               \
-  {                                                                                          \
-    {                                                                                        \
-      scalar::name, S2T_NEON_OR_NULL(name), S2T_AVX2_OR_NULL(name), S2T_AVX512_OR_NULL(name) \
-    }                                                                                        \
+#define S2T_KERNEL_TABLE(name)                                       \
+  {                                                                  \
+    {                                                                \
+      scalar::name, S2T_AVX2_OR_NULL(name), S2T_AVX512_OR_NULL(name) \
+    }                                                                \
   }

@@ -6,23 +6,18 @@
 
 namespace s2t::cpu {
 
-enum class Isa : int32_t { kScalar = 0, kNeon = 1, kAvx2 = 2, kAvx512 = 3 };
+enum class Isa : int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 
-constexpr int kNumIsas = 4;
+constexpr int kNumIsas = 3;
 
 // As in S2T_FORCE_CPU_ISA and in the namespaces of the kernels.
-constexpr const char* kIsaNames[kNumIsas] = {"scalar", "neon", "avx2", "avx512"};
+constexpr const char* kIsaNames[kNumIsas] = {"scalar", "avx2", "avx512"};
 
 constexpr const char* isa_name(Isa isa) { return kIsaNames[static_cast<int>(isa)]; }
 
 }  // namespace s2t::cpu
 
-// The build defines S2T_HAVE_NEON, S2T_HAVE_AVX2, ... for what it compiles beside the scalar form.
-#if defined(S2T_HAVE_NEON)
-#define S2T_IF_NEON(...) __VA_ARGS__
-#else
-#define S2T_IF_NEON(...)
-#endif
+// The build defines S2T_HAVE_AVX2, S2T_HAVE_AVX512 for what it compiles beside the scalar form.
 #if defined(S2T_HAVE_AVX2)
 #define S2T_IF_AVX2(...) __VA_ARGS__
 #else
@@ -41,6 +36,5 @@ constexpr const char* isa_name(Isa isa) { return kIsaNames[static_cast<int>(isa)
   namespace scalar {                       \
   __VA_ARGS__                              \
   }                                        \
-  S2T_IF_NEON(namespace neon{__VA_ARGS__}) \
   S2T_IF_AVX2(namespace avx2{__VA_ARGS__}) \
   S2T_IF_AVX512(namespace avx512{__VA_ARGS__})

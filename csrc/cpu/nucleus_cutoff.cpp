@@ -62,6 +62,26 @@ std::vector<Key> best_keys(const TemperedRow& row, int64_t count) {
   return keys;
 }
 
+// The largest of these sorted keys that keeps at least `target` of mass; the last one does.
+Key nucleus_cutoff_among(const TemperedRow& row, double target, const Key* keys, int64_t count) {
+  // Invariant: place `failing` keeps too little (-1 keeps nothing), place `passing` enough. The
+  // last place keeps everything the target is a part of.
+  int64_t failing = -1, passing = count - 1;
+  int64_t middle = estimated_place(row, target, keys, count);
+  // From the estimate outwards in growing steps, then by halves.
+  for (int64_t step = 1; passing - failing > 1; step *= 2) {
+    if (middle <= failing || middle >= passing) middle = failing + (passing - failing) / 2;
+    if (reaches(row, keys[middle], target)) {
+      passing = middle;
+      middle = passing - step;
+    } else {
+      failing = middle;
+      middle = failing + step;
+    }
+  }
+  return keys[passing];
+}
+
 }  // namespace
 
 std::vector<double> kept_masses(const TemperedRow& row, Key cutoff) {
@@ -84,26 +104,6 @@ std::vector<double> unrestricted_masses(const TemperedRow& row, const float* tem
   return mass;
 }
 
-Key nucleus_cutoff(const TemperedRow& row, double target, const Key* keys, int64_t count) {
-  while (count > 1 && keys[count - 1] == kNoKey) --count;
-  // Invariant: place `failing` keeps too little (-1 keeps nothing), place `passing` enough. The
-  // last place keeps everything the target is a part of.
-  int64_t failing = -1, passing = count - 1;
-  int64_t middle = estimated_place(row, target, keys, count);
-  // From the estimate outwards in growing steps, then by halves.
-  for (int64_t step = 1; passing - failing > 1; step *= 2) {
-    if (middle <= failing || middle >= passing) middle = failing + (passing - failing) / 2;
-    if (reaches(row, keys[middle], target)) {
-      passing = middle;
-      middle = passing - step;
-    } else {
-      failing = middle;
-      middle = failing + step;
-    }
-  }
-  return keys[passing];
-}
-
 Key nucleus_cutoff(const TemperedRow& row, double target) {
   // A list long enough by a margin that covers all rounding, or with every candidate.
   constexpr double kMargin = 1e-4;
@@ -113,7 +113,7 @@ Key nucleus_cutoff(const TemperedRow& row, double target) {
     const int64_t count = static_cast<int64_t>(keys.size());
     const bool is_complete = count < length;
     if (is_complete || estimated_place(row, target * (1.0 + kMargin), keys.data(), count) < count) {
-      return nucleus_cutoff(row, target, keys.data(), count);
+      return nucleus_cutoff_among(row, target, keys.data(), count);
     }
   }
 }

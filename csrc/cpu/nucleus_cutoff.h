@@ -14,11 +14,7 @@ std::vector<double> kept_masses(const TemperedRow& row, Key cutoff);
 // The same for kKeepAll, from the scan's sums (null where the temperature is 1).
 std::vector<double> unrestricted_masses(const TemperedRow& row, const float* tempered_sums);
 
-// The largest cutoff that keeps at least `target` of mass, given the row's `count` best keys, of
-// which that mass is (kNoKey at the end where the row has fewer).
-Key nucleus_cutoff(const TemperedRow& row, double target, const Key* keys, int64_t count);
-
-// The same over all candidates of the row.
+// The largest cutoff that keeps at least `target` of mass, which the whole row has.
 Key nucleus_cutoff(const TemperedRow& row, double target);
 
 }  // namespace s2t::cpu

@@ -15,13 +15,7 @@ namespace {
 constexpr KernelTable<float(const Key*, int)> kSupportEntropy =
     S2T_KERNEL_TABLE(support_entropy_kernel);
 
-ScanRequest request_row(const void* context, int64_t) {
-  const auto& params = *static_cast<const ProposeCandidatesParams*>(context);
-  return ScanRequest{selection_size(params.k, params.support), true, 1.0f};
-}
-
-void finish_row(const void* context, int64_t row, const ScannedRow& scanned) {
-  const auto& params = *static_cast<const ProposeCandidatesParams*>(context);
+void write_row(const ProposeCandidatesParams& params, int64_t row, const ScannedRow& scanned) {
   for (int i = 0; i < params.k; ++i) {
     params.ids[row * params.k + i] = key_id(scanned.best[i]);
     params.candidate_logits[row * params.k + i] = key_logit(scanned.best[i]);
@@ -40,7 +34,10 @@ void propose_candidates(const ProposeCandidatesParams& params, const Parallel& p
   const LogitsView logits = {params.logits, params.logits_type, params.batch, params.vocab,
                              params.row_stride};
   const BlockedIds blocked = sorted_blocked_ids(params.blocked_ids, params.num_blocked);
-  scan_rows(parallel, logits, blocked, &params, request_row, finish_row);
+  const ScanRequest request = {selection_size(params.k, params.support), true, 1.0f};
+  scan_rows(
+      parallel, logits, blocked, [&](int64_t) { return request; },
+      [&](int64_t row, const ScannedRow& scanned) { write_row(params, row, scanned); });
 }
 
 }  // namespace s2t::cpu

@@ -105,8 +105,7 @@ struct ScannedRow {
 // How many parts to cut each of `batch` rows of `chunks` chunks into. Affects speed only.
 int64_t parts_per_row(int64_t batch, int64_t chunks, int num_threads);
 
-// Scans every row and calls finish(i, row) for each, from several threads, in any order.
-// request(i) says what row i needs.
+// The body of the template below.
 using RequestOfRow = ScanRequest (*)(const void* context, int64_t row);
 using FinishRow = void (*)(const void* context, int64_t row, const ScannedRow& scanned);
 void scan_rows(const Parallel& parallel,
@@ -115,5 +114,28 @@ void scan_rows(const Parallel& parallel,
                const void* context,
                RequestOfRow request,
                FinishRow finish);
+
+// Scans every row and calls finish(i, row) for each, from several threads, in any order.
+// request(i) says what row i needs.
+template <class Request, class Finish>
+void scan_rows(const Parallel& parallel,
+               const LogitsView& logits,
+               const BlockedIds& blocked,
+               const Request& request,
+               const Finish& finish) {
+  struct Work {
+    const Request& request;
+    const Finish& finish;
+  };
+  const Work work = {request, finish};
+  scan_rows(
+      parallel, logits, blocked, &work,
+      [](const void* context, int64_t row) {
+        return static_cast<const Work*>(context)->request(row);
+      },
+      [](const void* context, int64_t row, const ScannedRow& scanned) {
+        static_cast<const Work*>(context)->finish(row, scanned);
+      });
+}
 
 }  // namespace s2t::cpu

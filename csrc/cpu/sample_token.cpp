@@ -24,22 +24,16 @@ constexpr KernelTable<void(const Key*, int64_t, float, float*, float*)> kKeyWeig
 constexpr KernelTable<void(const TemperedRow&, int64_t, Key, float*)> kKeptWeights =
     S2T_KERNEL_TABLE(kept_weights);
 
-struct Call {
-  const SampleTokenParams* params;
-  const BlockedIds* blocked;
-};
-
 SampleRule rule_of_row(const SampleTokenParams& params, int64_t row) {
   return sample_rule(params.temperature[row], params.top_k[row], params.top_p[row],
                      params.min_p[row], params.vocab);
 }
 
-ScanRequest request_row(const void* context, int64_t row) {
-  const SampleTokenParams& params = *static_cast<const Call*>(context)->params;
+ScanRequest request_of_row(const SampleTokenParams& params, int64_t row) {
   const SampleRule rule = rule_of_row(params, row);
   if (rule.is_greedy) return ScanRequest{1, false, 1.0f};
   const bool is_listed = rule.top_k <= kMaxCandidates;
-  const bool has_long_list = !is_listed && rule.top_k < params.vocab;
+  const bool has_long_list = !is_listed && rule.has_top_k;
   return ScanRequest{has_long_list ? rule.top_k : kMaxCandidates, false,
                      is_listed ? 1.0f : rule.inverse_temperature};
 }
@@ -47,13 +41,15 @@ ScanRequest request_row(const void* context, int64_t row) {
 // One row that is not greedy and whose best logit is finite.
 class Drawing {
  public:
-  Drawing(const Call& call, int64_t row, const ScannedRow& scanned)
-      : scanned_(scanned), rule_(rule_of_row(*call.params, row)) {
-    const SampleTokenParams& params = *call.params;
+  Drawing(const SampleTokenParams& params,
+          const BlockedIds& blocked,
+          int64_t row,
+          const ScannedRow& scanned)
+      : scanned_(scanned), rule_(rule_of_row(params, row)) {
     tempered_ = TemperedRow{row_pointer(logits_view(params), row),
                             params.logits_type,
                             params.vocab,
-                            call.blocked,
+                            &blocked,
                             scanned.chunks,
                             key_logit(scanned.best[0]),
                             rule_.inverse_temperature};
@@ -71,16 +67,17 @@ class Drawing {
     while (count < kMaxCandidates && scanned_.best[count] != kNoKey) ++count;
     float scaled[kMaxCandidates], weights[kMaxCandidates];
     kKeyWeights.active()(scanned_.best, count, rule_.inverse_temperature, scaled, weights);
-    const double mass = needs_mass(rule_, count) ? mass_of_top_k() : 0.0;
-    const int kept = kept_in_list(scaled, weights, count, rule_, mass);
+    const ListedTopK top_k = listed_top_k(rule_, scanned_.best, count);
+    const bool needs_mass = rule_.has_top_p && !top_k.is_complete;
+    const double mass = needs_mass ? mass_of_top_k() : 0.0;
+    const int kept = kept_in_list(scaled, weights, top_k, rule_, mass);
     return kept == kNotListed ? draw_unlisted() : draw_listed(weights, kept);
   }
 
  private:
-  bool has_top_k() const { return rule_.top_k < tempered_.vocab; }
-
   Key top_k_cutoff() const {
-    return has_top_k() ? std::max(scanned_.best[rule_.top_k - 1], kKeepAll) : kKeepAll;
+    if (!rule_.has_top_k) return kKeepAll;
+    return std::max(first_of_equals(scanned_.best[rule_.top_k - 1]), kKeepAll);
   }
 
   // Masses of the chunks' kept parts. The scan has them already where everything is kept.
@@ -111,9 +108,7 @@ class Drawing {
     if (rule_.has_min_p) cutoff = std::max(cutoff, min_p_cutoff(tempered_.best, rule_));
     if (rule_.has_top_p) {
       const double target = rule_.top_p * top_k_mass_;
-      cutoff = std::max(cutoff, has_top_k()
-                                    ? nucleus_cutoff(tempered_, target, scanned_.best, rule_.top_k)
-                                    : nucleus_cutoff(tempered_, target));
+      cutoff = std::max(cutoff, nucleus_cutoff(tempered_, target));
     }
     const std::vector<double> mass = masses(cutoff);
     const int64_t count = static_cast<int64_t>(mass.size());
@@ -134,21 +129,25 @@ class Drawing {
   double top_k_mass_ = 0.0;  // once needed
 };
 
-void finish_row(const void* context, int64_t row, const ScannedRow& scanned) {
-  const Call& call = *static_cast<const Call*>(context);
+void write_row(const SampleTokenParams& params,
+               const BlockedIds& blocked,
+               int64_t row,
+               const ScannedRow& scanned) {
   const Key best = scanned.best[0];
-  const bool is_drawn = !rule_of_row(*call.params, row).is_greedy && is_finite(key_logit(best));
-  const Key chosen = is_drawn ? Drawing(call, row, scanned).draw() : best;
-  call.params->token[row] = key_id(chosen);
-  call.params->logprob[row] = row_logprob(scanned.stats, chosen, best);
+  const bool is_drawn = !rule_of_row(params, row).is_greedy && is_finite(key_logit(best));
+  const Key chosen = is_drawn ? Drawing(params, blocked, row, scanned).draw() : best;
+  params.token[row] = key_id(chosen);
+  params.logprob[row] = row_logprob(scanned.stats, chosen, best);
 }
 
 }  // namespace
 
 void sample_token(const SampleTokenParams& params, const Parallel& parallel) {
   const BlockedIds blocked = sorted_blocked_ids(params.blocked_ids, params.num_blocked);
-  const Call call = {&params, &blocked};
-  scan_rows(parallel, Drawing::logits_view(params), blocked, &call, request_row, finish_row);
+  scan_rows(
+      parallel, Drawing::logits_view(params), blocked,
+      [&](int64_t row) { return request_of_row(params, row); },
+      [&](int64_t row, const ScannedRow& scanned) { write_row(params, blocked, row, scanned); });
 }
 
 }  // namespace s2t::cpu

@@ -17,14 +17,11 @@ constexpr KernelTable<float(const float*, const float*, int)> kSupportKL =
     S2T_KERNEL_TABLE(support_kl_kernel);
 
 LogitsView teacher_view(const SupportKLParams& params) {
-  return LogitsView{params.teacher_logits, params.logits_type, params.batch, params.vocab,
+  return LogitsView{params.logits, params.logits_type, params.batch, params.vocab,
                     params.row_stride};
 }
 
-ScanRequest request_row(const void*, int64_t) { return ScanRequest{1, false, 1.0f}; }
-
-void finish_row(const void* context, int64_t row, const ScannedRow& scanned) {
-  const auto& params = *static_cast<const SupportKLParams*>(context);
+void write_row(const SupportKLParams& params, int64_t row, const ScannedRow& scanned) {
   const void* logits = row_pointer(teacher_view(params), row);
   float student[kMaxCandidates], teacher[kMaxCandidates];
   for (int i = 0; i < params.support; ++i) {
@@ -50,7 +47,9 @@ void finish_row(const void* context, int64_t row, const ScannedRow& scanned) {
 
 void support_kl(const SupportKLParams& params, const Parallel& parallel) {
   const BlockedIds none = sorted_blocked_ids(nullptr, 0);
-  scan_rows(parallel, teacher_view(params), none, &params, request_row, finish_row);
+  scan_rows(
+      parallel, teacher_view(params), none, [](int64_t) { return ScanRequest{1, false, 1.0f}; },
+      [&](int64_t row, const ScannedRow& scanned) { write_row(params, row, scanned); });
 }
 
 }  // namespace s2t::cpu

@@ -26,15 +26,14 @@
 #include "core/float16.h"
 
 #define S2T_ISA_NUMBER_scalar 1
-#define S2T_ISA_NUMBER_neon 2
-#define S2T_ISA_NUMBER_avx2 3
-#define S2T_ISA_NUMBER_avx512 4
+#define S2T_ISA_NUMBER_avx2 2
+#define S2T_ISA_NUMBER_avx512 3
 #define S2T_PASTE_(a, b) a##b
 #define S2T_PASTE(a, b) S2T_PASTE_(a, b)
 #define S2T_ISA_NUMBER S2T_PASTE(S2T_ISA_NUMBER_, S2T_CPU_ISA)
 
 #if !defined(S2T_CPU_ISA)
-#error "compile this file once per instruction set, with -DS2T_CPU_ISA=scalar|neon|avx2|avx512"
+#error "compile this file once per instruction set, with -DS2T_CPU_ISA=scalar|avx2|avx512"
 #elif S2T_ISA_NUMBER == S2T_ISA_NUMBER_avx512
 #include "cpu/vec_avx512.h"
 #elif S2T_ISA_NUMBER == S2T_ISA_NUMBER_avx2

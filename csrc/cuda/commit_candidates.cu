@@ -13,10 +13,11 @@ struct CommitBatch {
   CommitBuffer buffers[kCommitBuffers];
   const int64_t* slot;
   const int64_t* start;
+  int64_t k;
 };
 
 template <class Unit>
-SIMT_DEVICE void copy_entries(const CommitBuffer& buffer, char* target, int64_t distance) {
+S2T_DEVICE void copy_entries(const CommitBuffer& buffer, char* target, int64_t distance) {
   const int64_t units = buffer.entry_bytes / static_cast<int64_t>(sizeof(Unit));
   for (int64_t i = thread_id(); i < buffer.heads * units; i += kCommitThreads) {
     char* address =
@@ -26,12 +27,13 @@ SIMT_DEVICE void copy_entries(const CommitBuffer& buffer, char* target, int64_t 
   }
 }
 
-SIMT_KERNEL void __launch_bounds__(kCommitThreads) commit_candidates_kernel(CommitBatch p) {
+S2T_KERNEL void __launch_bounds__(kCommitThreads) commit_candidates_kernel(CommitBatch p) {
   const auto row = static_cast<int64_t>(blockIdx.x);
   const CommitBuffer& buffer = p.buffers[blockIdx.y];
-  const int64_t slot = p.slot[row];
-  if (slot <= 0) return;
-  char* target = buffer.data + row * buffer.batch_stride + p.start[row] * buffer.position_stride;
+  const int64_t slot = p.slot[row], start = p.start[row];
+  // The host cannot check values on the device without waiting for it.
+  if (slot <= 0 || slot >= p.k || start < 0 || start > buffer.length - p.k) return;
+  char* target = buffer.data + row * buffer.batch_stride + start * buffer.position_stride;
   const int64_t distance = slot * buffer.position_stride;
   const uint64_t bits = reinterpret_cast<uint64_t>(target) | static_cast<uint64_t>(distance) |
                         static_cast<uint64_t>(buffer.head_stride) |
@@ -46,9 +48,8 @@ SIMT_KERNEL void __launch_bounds__(kCommitThreads) commit_candidates_kernel(Comm
 
 }  // namespace
 
-simt::error_t launch_commit_candidates(const CommitCandidatesParams& params,
-                                       simt::stream_t stream) {
-  if (params.batch == 0) return simt::kSuccess;
+cudaError_t launch_commit_candidates(const CommitCandidatesParams& params, cudaStream_t stream) {
+  if (params.batch == 0) return cudaSuccess;
   for (int64_t first = 0; first < params.num_buffers; first += kCommitBuffers) {
     const int64_t left = params.num_buffers - first;
     const int count = left < kCommitBuffers ? static_cast<int>(left) : kCommitBuffers;
@@ -56,12 +57,13 @@ simt::error_t launch_commit_candidates(const CommitCandidatesParams& params,
     for (int i = 0; i < count; ++i) batch.buffers[i] = params.buffers[first + i];
     batch.slot = params.slot;
     batch.start = params.start;
+    batch.k = params.k;
     const dim3 grid(static_cast<unsigned>(params.batch), static_cast<unsigned>(count));
-    const simt::error_t status = simt::launch("commit_candidates", commit_candidates_kernel, grid,
-                                              dim3(kCommitThreads), 0, stream, batch);
-    if (status != simt::kSuccess) return status;
+    const cudaError_t status = launch("commit_candidates", commit_candidates_kernel, grid,
+                                      dim3(kCommitThreads), stream, batch);
+    if (status != cudaSuccess) return status;
   }
-  return simt::kSuccess;
+  return cudaSuccess;
 }
 
 }  // namespace s2t::cuda

@@ -2,11 +2,12 @@
 // of large batches.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include <cstdint>
 
 #include "core/float16.h"
 #include "core/scalar_type.h"
-#include "simt/host.h"
 
 namespace s2t::cuda {
 
@@ -17,7 +18,7 @@ struct TypeTag {
 
 // body(TypeTag<T>()) for the T of `type`.
 template <class Body>
-simt::error_t by_type(ScalarType type, Body body) {
+cudaError_t by_type(ScalarType type, Body body) {
   switch (type) {
     case ScalarType::kFloat32:
       return body(TypeTag<float>());
@@ -26,7 +27,7 @@ simt::error_t by_type(ScalarType type, Body body) {
     case ScalarType::kFloat16:
       return body(TypeTag<Float16>());
   }
-  return simt::kInvalidValue;
+  return cudaErrorInvalidValue;
 }
 
 inline const void* advance_elements(const void* data, ScalarType type, int64_t elements) {
@@ -35,14 +36,14 @@ inline const void* advance_elements(const void* data, ScalarType type, int64_t e
 
 // body(first, count) for runs of rows that fit into the second dimension of a grid.
 template <class Body>
-simt::error_t for_each_slice(int64_t batch, Body body) {
+cudaError_t for_each_slice(int64_t batch, Body body) {
   constexpr int64_t kMaxGridY = 65535;
   for (int64_t first = 0; first < batch; first += kMaxGridY) {
     const int64_t left = batch - first;
-    const simt::error_t status = body(first, left < kMaxGridY ? left : kMaxGridY);
-    if (status != simt::kSuccess) return status;
+    const cudaError_t status = body(first, left < kMaxGridY ? left : kMaxGridY);
+    if (status != cudaSuccess) return status;
   }
-  return simt::kSuccess;
+  return cudaSuccess;
 }
 
 }  // namespace s2t::cuda

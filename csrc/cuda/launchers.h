@@ -3,37 +3,37 @@
 // Pointers are device pointers.
 #pragma once
 
+#include <cuda_runtime_api.h>
+
 #include "core/commit_candidates.h"
 #include "core/propose_candidates.h"
+#include "core/random_uniform.h"
 #include "core/sample_token.h"
 #include "core/score_and_select.h"
 #include "core/support_kl.h"
-#include "simt/host.h"
 #include "workspace.h"
 
 namespace s2t::cuda {
 
-// `workspace` is laid out for resolve_blocks(split, batch, vocab) blocks per row.
-simt::error_t launch_propose_candidates(const ProposeCandidatesParams& params,
-                                        const RowWorkspace& workspace,
-                                        const RowSplit& split,
-                                        simt::stream_t stream);
-simt::error_t launch_support_kl(const SupportKLParams& params,
-                                const RowWorkspace& workspace,
-                                const RowSplit& split,
-                                simt::stream_t stream);
+cudaError_t launch_propose_candidates(const ProposeCandidatesParams& params,
+                                      const RowWorkspace& workspace,
+                                      cudaStream_t stream);
+cudaError_t launch_support_kl(const SupportKLParams& params,
+                              const RowWorkspace& workspace,
+                              cudaStream_t stream);
 
 // stats, sums: [batch, chunk_count(vocab)], scratch.
-simt::error_t launch_sample_token(const SampleTokenParams& params,
-                                  ChunkStats* stats,
-                                  float* sums,
-                                  simt::stream_t stream);
+cudaError_t launch_sample_token(const SampleTokenParams& params,
+                                ChunkStats* stats,
+                                float* sums,
+                                cudaStream_t stream);
 
-simt::error_t launch_score_candidates(const ScoreCandidatesParams& params, simt::stream_t stream);
-simt::error_t launch_select_token(const SelectTokenParams& params, simt::stream_t stream);
-simt::error_t launch_score_and_select(const ScoreAndSelectParams& params, simt::stream_t stream);
+cudaError_t launch_score_candidates(const ScoreCandidatesParams& params, cudaStream_t stream);
+cudaError_t launch_random_uniform(const RandomUniformParams& params, cudaStream_t stream);
+cudaError_t launch_select_token(const SelectTokenParams& params, cudaStream_t stream);
+cudaError_t launch_score_and_select(const ScoreAndSelectParams& params, cudaStream_t stream);
 
 // params.buffers is host memory; it is read before the call returns.
-simt::error_t launch_commit_candidates(const CommitCandidatesParams& params, simt::stream_t stream);
+cudaError_t launch_commit_candidates(const CommitCandidatesParams& params, cudaStream_t stream);
 
 }  // namespace s2t::cuda

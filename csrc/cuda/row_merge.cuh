@@ -6,13 +6,13 @@
 
 namespace s2t::cuda {
 
-SIMT_DEVICE ChunkStats load_stats(const ChunkStats* stats) {
+S2T_DEVICE ChunkStats load_stats(const ChunkStats* stats) {
   const auto* words = reinterpret_cast<const float*>(stats);
   return {__ldcg(words), __ldcg(words + 1), __ldcg(words + 2)};
 }
 
 // merge_chunks() of core/canonical_math.h, by one warp: chunk c belongs to lane c mod 32.
-SIMT_DEVICE RowStats merge_row_stats(const ChunkStats* stats, int64_t chunks) {
+S2T_DEVICE RowStats merge_row_stats(const ChunkStats* stats, int64_t chunks) {
   float maximum = negative_infinity();
   for (int64_t c = lane_id(); c < chunks; c += kMergeLanes) {
     const float m = load_stats(stats + c).maximum;
@@ -30,10 +30,10 @@ SIMT_DEVICE RowStats merge_row_stats(const ChunkStats* stats, int64_t chunks) {
 
 // The row's `wanted` best keys, sorted, padded with kNoKey, in selection.kept. Returns whether a
 // logit was NaN. All threads.
-SIMT_DEVICE bool merge_row_keys(const RowWorkspace& workspace,
-                                RowPart part,
-                                int wanted,
-                                KeySelection<kRowThreads>& selection) {
+S2T_DEVICE bool merge_row_keys(const RowWorkspace& workspace,
+                               RowPart part,
+                               int wanted,
+                               KeySelection<kRowThreads>& selection) {
   begin_selection(selection);
   const int thread = thread_id();
   const auto* published = reinterpret_cast<const unsigned long long*>(workspace.published);
@@ -41,7 +41,7 @@ SIMT_DEVICE bool merge_row_keys(const RowWorkspace& workspace,
   for (int round = 0; round < part.blocks; round += kListsPerRound) {
     Key keys[kListsPerRound];
     Key best = kNoKey;
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int i = 0; i < kListsPerRound; ++i) {
       keys[i] = kNoKey;
       if (round + i < part.blocks) {
@@ -59,11 +59,11 @@ SIMT_DEVICE bool merge_row_keys(const RowWorkspace& workspace,
 }
 
 // support_entropy() of core/propose_candidates.h, by one warp.
-SIMT_DEVICE float warp_support_entropy(const Key* sorted, int support) {
+S2T_DEVICE float warp_support_entropy(const Key* sorted, int support) {
   const float best = key_logit(sorted[0]);
   if (!is_finite(best)) return 0.0f;
   float weight[2], weighted[2];
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int i = lane_id() + half * kWarpSize;
     const float d = key_logit(i < support ? sorted[i] : kNoKey) - best;

@@ -21,17 +21,17 @@ struct RowSource {
 };
 
 template <class T>
-SIMT_DEVICE const T* row_of(const RowSource& source, int64_t row) {
+S2T_DEVICE const T* row_of(const RowSource& source, int64_t row) {
   return static_cast<const T*>(source.logits) + row * source.row_stride;
 }
 
 // A lane's share of one chunk, blocked ids taken out.
 template <class T>
-SIMT_DEVICE void read_chunk(const T* row,
-                            const RowSource& source,
-                            BlockedIds blocked,
-                            int64_t base,
-                            float (&x)[kHeldLogits]) {
+S2T_DEVICE void read_chunk(const T* row,
+                           const RowSource& source,
+                           BlockedIds blocked,
+                           int64_t base,
+                           float (&x)[kHeldLogits]) {
   load_chunk(row, source.vocab, base, lane_id(), x);
   if (source.num_blocked > 0) apply_blocked_ids(blocked, base, lane_id(), x);
 }
@@ -39,13 +39,13 @@ SIMT_DEVICE void read_chunk(const T* row,
 // Chunks [first, last) of the row: their statistics go to stats[0 ..) by chunk, their best keys
 // into `selection`. True if one of this thread's logits is NaN. All threads of the block.
 template <class T, int kThreads>
-SIMT_DEVICE bool scan_chunks(const T* row,
-                             const RowSource& source,
-                             int64_t first,
-                             int64_t last,
-                             int wanted,
-                             ChunkStats* stats,
-                             KeySelection<kThreads>& selection) {
+S2T_DEVICE bool scan_chunks(const T* row,
+                            const RowSource& source,
+                            int64_t first,
+                            int64_t last,
+                            int wanted,
+                            ChunkStats* stats,
+                            KeySelection<kThreads>& selection) {
   constexpr int kWarps = kThreads / kWarpSize;
   const int lane = lane_id();
   const BlockedIds blocked = load_blocked_ids(source.blocked_ids, source.num_blocked, lane);
@@ -74,18 +74,18 @@ struct RowPart {
   int block, blocks;
 };
 
-SIMT_DEVICE RowPart row_part() {
+S2T_DEVICE RowPart row_part() {
   return {static_cast<int64_t>(blockIdx.y), static_cast<int>(blockIdx.x),
           static_cast<int>(gridDim.x)};
 }
 
 // Scans this block's run of chunks and publishes the result in the workspace. All threads.
 template <class T>
-SIMT_DEVICE void scan_row_part(const RowSource& source,
-                               RowPart part,
-                               int wanted,
-                               const RowWorkspace& workspace,
-                               KeySelection<kRowThreads>& selection) {
+S2T_DEVICE void scan_row_part(const RowSource& source,
+                              RowPart part,
+                              int wanted,
+                              const RowWorkspace& workspace,
+                              KeySelection<kRowThreads>& selection) {
   const int64_t chunks = chunk_count(source.vocab);
   const int64_t first = chunks * part.block / part.blocks,
                 last = chunks * (part.block + 1) / part.blocks;
@@ -108,13 +108,13 @@ SIMT_DEVICE void scan_row_part(const RowSource& source,
 
 // True in the block of the row that finishes last; it may then read what all have published. Nobody
 // waits. All threads.
-SIMT_DEVICE bool arrives_last(const RowWorkspace& workspace, RowPart part, bool& shared_flag) {
+S2T_DEVICE bool arrives_last(const RowWorkspace& workspace, RowPart part, bool& shared_flag) {
   __syncthreads();  // everything this block published is behind it, and the fence below covers it
+  if (part.blocks == 1) return true;  // the same for all threads
   if (thread_id() == 0) {
     __threadfence();
-    // atomicInc wraps to zero at the last arrival: the counter is ready for the next launch
-    const auto last = static_cast<uint32_t>(part.blocks - 1);
-    shared_flag = atomicInc(workspace.arrivals + part.row, last) == last;
+    shared_flag =
+        atomicAdd(workspace.arrivals + part.row, 1u) == static_cast<unsigned>(part.blocks) - 1u;
     __threadfence();
   }
   __syncthreads();

@@ -33,7 +33,7 @@ struct MassScratch {
 
 // Calls body(c, x) in a warp for every chunk that may have a key >= cutoff, skip(c) for the others.
 template <class T, class Body, class Skip>
-SIMT_DEVICE void for_kept_chunks(const TemperedRow<T>& row, Key cutoff, Body body, Skip skip) {
+S2T_DEVICE void for_kept_chunks(const TemperedRow<T>& row, Key cutoff, Body body, Skip skip) {
   const int64_t chunks = chunk_count(row.source.vocab);
   for (int64_t c = warp_id(); c < chunks; c += kSampleWarps) {
     const int64_t base = c * kChunkSize;
@@ -48,7 +48,7 @@ SIMT_DEVICE void for_kept_chunks(const TemperedRow<T>& row, Key cutoff, Body bod
 }
 
 template <class T>
-SIMT_DEVICE float kept_weight(
+S2T_DEVICE float kept_weight(
     const TemperedRow<T>& row, float logit, float maximum, int64_t id, Key cutoff) {
   if (make_key(logit, static_cast<uint32_t>(id)) < cutoff) return 0.0f;
   return exp_canonical((logit - maximum) * row.inverse_temperature);
@@ -56,7 +56,7 @@ SIMT_DEVICE float kept_weight(
 
 // row.sums of what the cutoff keeps. All threads.
 template <class T>
-SIMT_DEVICE void sum_kept_weights(const TemperedRow<T>& row, Key cutoff) {
+S2T_DEVICE void sum_kept_weights(const TemperedRow<T>& row, Key cutoff) {
   for_kept_chunks(
       row, cutoff,
       [&](int64_t c, const float (&x)[kHeldLogits]) {
@@ -73,7 +73,7 @@ SIMT_DEVICE void sum_kept_weights(const TemperedRow<T>& row, Key cutoff) {
 }
 
 template <class T>
-SIMT_DEVICE double mass_of_chunk(const TemperedRow<T>& row, int64_t c) {
+S2T_DEVICE double mass_of_chunk(const TemperedRow<T>& row, int64_t c) {
   return chunk_mass(chunk_scale(row.stats[c].maximum, row.best, row.inverse_temperature),
                     row.sums[c]);
 }
@@ -82,7 +82,7 @@ SIMT_DEVICE double mass_of_chunk(const TemperedRow<T>& row, int64_t c) {
 // with the same values, until it returns false. Additions stay in sequence; the masses are computed
 // 32 at a time.
 template <class T, class Step>
-SIMT_DEVICE void walk_masses(const TemperedRow<T>& row, Step step) {
+S2T_DEVICE void walk_masses(const TemperedRow<T>& row, Step step) {
   const int64_t chunks = chunk_count(row.source.vocab);
   bool goes_on = true;
   for (int64_t first = 0; goes_on && first < chunks; first += kWarpSize) {
@@ -95,7 +95,7 @@ SIMT_DEVICE void walk_masses(const TemperedRow<T>& row, Step step) {
 
 // Mass of what row.sums was made for. All threads.
 template <class T>
-SIMT_DEVICE double total_mass(const TemperedRow<T>& row, MassScratch& scratch) {
+S2T_DEVICE double total_mass(const TemperedRow<T>& row, MassScratch& scratch) {
   if (warp_id() == 0) {
     double running = 0.0;
     walk_masses(row, [&](int64_t, double mass) {
@@ -110,12 +110,12 @@ SIMT_DEVICE double total_mass(const TemperedRow<T>& row, MassScratch& scratch) {
 
 // How many keys are >= cutoff. All threads.
 template <class T>
-SIMT_DEVICE int count_kept(const TemperedRow<T>& row, Key cutoff, MassScratch& scratch) {
+S2T_DEVICE int count_kept(const TemperedRow<T>& row, Key cutoff, MassScratch& scratch) {
   int mine = 0;
   for_kept_chunks(
       row, cutoff,
       [&](int64_t c, const float (&x)[kHeldLogits]) {
-        SIMT_UNROLL
+        S2T_UNROLL
         for (int i = 0; i < kHeldLogits; ++i)
           mine += make_key(x[i], static_cast<uint32_t>(held_id(c * kChunkSize, lane_id(), i))) >=
                   cutoff;
@@ -138,11 +138,10 @@ constexpr int kFixedBits<BFloat16> = 16;
 template <>
 constexpr int kFixedBits<Float16> = 13;
 
-// The largest cutoff for which passes(cutoff) holds, up to cutoffs that keep the same; kKeepAll
-// passes, one above the row's best key would not. First the value, then, among equal logits, the
-// id. passes() is called by all threads.
+// The largest logit for which passes(the least key with that logit) holds: that key, or kKeepAll.
+// kKeepAll passes, a key above the row's best would not. passes() is called by all threads.
 template <class T, class Passes>
-SIMT_DEVICE Key largest_passing_cutoff(const TemperedRow<T>& row, Passes passes) {
+S2T_DEVICE Key largest_passing_value(const TemperedRow<T>& row, Passes passes) {
   constexpr int kShift = kFixedBits<T>;
   uint32_t passing = 0, failing = (ordered_bits(row.best) >> kShift) + 1;
   while (failing - passing > 1) {
@@ -155,7 +154,15 @@ SIMT_DEVICE Key largest_passing_cutoff(const TemperedRow<T>& row, Passes passes)
   if (passing == 0) return kKeepAll;
   // of a negative logit the fixed bits are ones in the ordered form
   const uint32_t fixed = passing << kShift & 0x80000000u ? 0u : (1u << kShift) - 1u;
-  const Key value = static_cast<Key>(passing << kShift | fixed) << 32;
+  return static_cast<Key>(passing << kShift | fixed) << 32;
+}
+
+// The largest cutoff for which passes(cutoff) holds, up to cutoffs that keep the same: first the
+// value, then, among equal logits, the id.
+template <class T, class Passes>
+S2T_DEVICE Key largest_passing_cutoff(const TemperedRow<T>& row, Passes passes) {
+  const Key value = largest_passing_value(row, passes);
+  if (value == kKeepAll) return value;
   int64_t failing_id = -1, passing_id = row.source.vocab - 1;
   while (passing_id - failing_id > 1) {
     const int64_t middle = failing_id + (passing_id - failing_id) / 2;

@@ -26,7 +26,7 @@ struct SampleScratch {
   Key chosen;
 };
 
-SIMT_DEVICE Key max_key(Key a, Key b) { return a > b ? a : b; }
+S2T_DEVICE Key max_key(Key a, Key b) { return a > b ? a : b; }
 
 // Cutoff and mass of what top-k keeps; mass only where something needs it.
 struct TopK {
@@ -35,12 +35,15 @@ struct TopK {
 };
 
 template <class T>
-SIMT_DEVICE TopK beyond_the_list(const TemperedRow<T>& row,
-                                 const SampleRule& rule,
-                                 MassScratch& scratch) {
+S2T_DEVICE TopK beyond_the_list(const TemperedRow<T>& row,
+                                const SampleRule& rule,
+                                const Key* sorted,
+                                MassScratch& scratch) {
   TopK result = {kKeepAll, 0.0};
-  if (rule.top_k < row.source.vocab)
-    result.cutoff = largest_passing_cutoff(row, [&](Key cutoff) {
+  if (rule.has_top_k && rule.top_k <= kMaxCandidates)
+    result.cutoff = first_of_equals(sorted[rule.top_k - 1]);
+  else if (rule.has_top_k)
+    result.cutoff = largest_passing_value(row, [&](Key cutoff) {
       return cutoff <= kKeepAll || count_kept(row, cutoff, scratch) >= rule.top_k;
     });
   if (rule.has_top_p) {
@@ -52,7 +55,7 @@ SIMT_DEVICE TopK beyond_the_list(const TemperedRow<T>& row,
 
 // The kept set is the first `kept` of the sorted list: draw among them in the order of the ids. All
 // threads.
-SIMT_DEVICE Key draw_listed(const Key* sorted, int kept, double uniform, SampleScratch& scratch) {
+S2T_DEVICE Key draw_listed(const Key* sorted, int kept, double uniform, SampleScratch& scratch) {
   const int place = thread_id();
   if (place < kept) {
     int rank = 0;
@@ -72,7 +75,7 @@ SIMT_DEVICE Key draw_listed(const Key* sorted, int kept, double uniform, SampleS
 
 // pick() of core/sample_token.h over the chunks' masses, by one warp.
 template <class T>
-SIMT_DEVICE Pick pick_chunk(const TemperedRow<T>& row, double target) {
+S2T_DEVICE Pick pick_chunk(const TemperedRow<T>& row, double target) {
   Pick chosen = {-1, static_cast<double>(positive_infinity())};
   double running = 0.0;
   walk_masses(row, [&](int64_t c, double mass) {
@@ -89,7 +92,7 @@ SIMT_DEVICE Pick pick_chunk(const TemperedRow<T>& row, double target) {
 }
 
 // pick_in_chunk() of core/sample_token.h, by one warp; the result is lane 0's.
-SIMT_DEVICE int warp_pick_in_chunk(const float* weights, float* sums, double target) {
+S2T_DEVICE int warp_pick_in_chunk(const float* weights, float* sums, double target) {
   for (int b = 0; b < kChunkSize / kBlockSize; ++b) {
     const float sum = warp_tree_sum(weights[b * kBlockSize + lane_id()]);
     if (lane_id() == 0) sums[b] = sum;
@@ -101,13 +104,13 @@ SIMT_DEVICE int warp_pick_in_chunk(const float* weights, float* sums, double tar
 }
 
 template <class T>
-SIMT_DEVICE Key
+S2T_DEVICE Key
 draw_in_chunk(const TemperedRow<T>& row, Key cutoff, Pick chunk, SampleScratch& scratch) {
   const int64_t base = chunk.index * kChunkSize;
   const float maximum = row.stats[chunk.index].maximum;
   float x[kHeldLogits];
   read_chunk(row.logits, row.source, row.blocked, base, x);
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kHeldLogits; ++i) {
     const int64_t id = held_id(base, lane_id(), i);
     scratch.chunk_weights[id - base] = kept_weight(row, x[i], maximum, id, cutoff);
@@ -122,11 +125,11 @@ draw_in_chunk(const TemperedRow<T>& row, Key cutoff, Pick chunk, SampleScratch& 
 }
 
 template <class T>
-SIMT_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
-                              const SampleRule& rule,
-                              TopK top_k,
-                              double uniform,
-                              SampleScratch& scratch) {
+S2T_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
+                             const SampleRule& rule,
+                             TopK top_k,
+                             double uniform,
+                             SampleScratch& scratch) {
   Key cutoff = top_k.cutoff;
   if (rule.has_min_p) cutoff = max_key(cutoff, min_p_cutoff(row.best, rule));
   if (rule.has_top_p) {
@@ -150,32 +153,33 @@ SIMT_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
 
 // A row that is not greedy and whose best logit is finite. All threads.
 template <class T>
-SIMT_DEVICE Key draw(const TemperedRow<T>& row,
-                     const SampleRule& rule,
-                     const Key* sorted,
-                     int count,
-                     double uniform,
-                     SampleScratch& scratch) {
+S2T_DEVICE Key draw(const TemperedRow<T>& row,
+                    const SampleRule& rule,
+                    const Key* sorted,
+                    int count,
+                    double uniform,
+                    SampleScratch& scratch) {
   for (int i = thread_id(); i < count; i += kSampleThreads) {
     scratch.scaled[i] = scaled_logit(key_logit(sorted[i]), row.best, rule.inverse_temperature);
     scratch.weights[i] = exp_canonical(scratch.scaled[i]);
   }
+  const ListedTopK listed = listed_top_k(rule, sorted, count);
   TopK top_k = {kKeepAll, 0.0};
-  if (!list_has_top_k(rule, count)) top_k = beyond_the_list(row, rule, scratch.mass);
+  if (!listed.is_complete) top_k = beyond_the_list(row, rule, sorted, scratch.mass);
   __syncthreads();
   if (thread_id() == 0)
-    scratch.kept = kept_in_list(scratch.scaled, scratch.weights, count, rule, top_k.mass);
+    scratch.kept = kept_in_list(scratch.scaled, scratch.weights, listed, rule, top_k.mass);
   __syncthreads();
   return scratch.kept == kNotListed ? draw_unlisted(row, rule, top_k, uniform, scratch)
                                     : draw_listed(sorted, scratch.kept, uniform, scratch);
 }
 
 template <class T>
-SIMT_KERNEL void __launch_bounds__(kSampleThreads)
+S2T_KERNEL void __launch_bounds__(kSampleThreads)
     sample_token_kernel(SampleTokenParams p, ChunkStats* stats, float* sums) {
-  SIMT_SHARED(KeySelection<kSampleThreads>, selection);
-  SIMT_SHARED(SampleScratch, scratch);
-  SIMT_SHARED(RowStats, row_stats);
+  S2T_SHARED(KeySelection<kSampleThreads>, selection);
+  S2T_SHARED(SampleScratch, scratch);
+  S2T_SHARED(RowStats, row_stats);
   const auto row = static_cast<int64_t>(blockIdx.x);
   const int64_t chunks = chunk_count(p.vocab);
   const RowSource source = {p.logits, p.row_stride, p.vocab, p.blocked_ids, p.num_blocked};
@@ -215,15 +219,15 @@ SIMT_KERNEL void __launch_bounds__(kSampleThreads)
 
 // ---- launcher ----------------------------------------------------------------------------------
 
-simt::error_t launch_sample_token(const SampleTokenParams& params,
-                                  ChunkStats* stats,
-                                  float* sums,
-                                  simt::stream_t stream) {
-  if (params.batch == 0) return simt::kSuccess;
+cudaError_t launch_sample_token(const SampleTokenParams& params,
+                                ChunkStats* stats,
+                                float* sums,
+                                cudaStream_t stream) {
+  if (params.batch == 0) return cudaSuccess;
   return by_type(params.logits_type, [&](auto tag) {
-    return simt::launch("sample_token", sample_token_kernel<typename decltype(tag)::type>,
-                        dim3(static_cast<unsigned>(params.batch)), dim3(kSampleThreads), 0, stream,
-                        params, stats, sums);
+    return launch("sample_token", sample_token_kernel<typename decltype(tag)::type>,
+                  dim3(static_cast<unsigned>(params.batch)), dim3(kSampleThreads), stream, params,
+                  stats, sums);
   });
 }
 

@@ -25,23 +25,23 @@ struct VectorView {
   ScalarType type;
 };
 
-SIMT_DEVICE const void* element_at(const void* data, ScalarType type, int64_t index) {
+S2T_DEVICE const void* element_at(const void* data, ScalarType type, int64_t index) {
   return static_cast<const char*>(data) + index * (type == ScalarType::kFloat32 ? 4 : 2);
 }
 
 template <class T>
-SIMT_DEVICE void stage_group(const void* vector, int64_t size, int64_t first, float* target) {
+S2T_DEVICE void stage_group(const void* vector, int64_t size, int64_t first, float* target) {
   const auto* elements = static_cast<const T*>(vector);
   float x[kGroup];
   load_group(elements, row_skew(elements), size, first, x);
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kGroup; ++i) target[i] = x[i];
 }
 
 // Elements [first, first + kStagedElements) of `count` vectors. view(i) is the i-th; what is beyond
 // its end is never multiplied.
 template <class View>
-SIMT_DEVICE void stage_vectors(
+S2T_DEVICE void stage_vectors(
     int64_t size, int64_t first, int count, float (*target)[kStagedElements], View view) {
   constexpr int kGroups = kStagedElements / kGroup;
   for (int task = thread_id(); task < count * kGroups; task += kScoreThreads) {
@@ -71,7 +71,7 @@ struct ScoreTile {
   int candidate, bin;  // the first of each
 };
 
-SIMT_DEVICE ScoreTile score_tile() {
+S2T_DEVICE ScoreTile score_tile() {
   static_assert(ScoreTile::kAlong * (kScoreBins / kTileBins) * kWarpSize == kScoreThreads,
                 "one tile a warp");
   static_assert(kTileCandidates * kTileBins == kWarpSize, "one dot product a lane at the end");
@@ -81,26 +81,26 @@ SIMT_DEVICE ScoreTile score_tile() {
 
 // The warp's tile: sums[c * kTileBins + b] gets this lane's partial of the dot product of candidate
 // c and bin b.
-SIMT_DEVICE void multiply_tile(const ScoreScratch& scratch,
-                               ScoreTile tile,
-                               int num_candidates,
-                               int num_bins,
-                               int64_t elements,
-                               float (&sums)[kWarpSize]) {
-  SIMT_UNROLL
+S2T_DEVICE void multiply_tile(const ScoreScratch& scratch,
+                              ScoreTile tile,
+                              int num_candidates,
+                              int num_bins,
+                              int64_t elements,
+                              float (&sums)[kWarpSize]) {
+  S2T_UNROLL
   for (int step = 0; step < kStagedElements / kDotPartials; ++step) {
     const int i = step * kDotPartials + lane_id();
     if (i >= elements) continue;
     float h[kTileCandidates], r[kTileBins];
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int c = 0; c < kTileCandidates; ++c)
       h[c] = tile.candidate + c < num_candidates ? scratch.hidden[tile.candidate + c][i] : 0.0f;
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int b = 0; b < kTileBins; ++b)
       r[b] = tile.bin + b < num_bins ? scratch.rows[tile.bin + b][i] : 0.0f;
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int c = 0; c < kTileCandidates; ++c) {
-      SIMT_UNROLL
+      S2T_UNROLL
       for (int b = 0; b < kTileBins; ++b)
         sums[c * kTileBins + b] = fma_canonical(h[c], r[b], sums[c * kTileBins + b]);
     }
@@ -111,9 +111,9 @@ SIMT_DEVICE void multiply_tile(const ScoreScratch& scratch,
 // total. A lane gives away half of what it holds at each step: 31 shuffles in place of 160. A
 // template, because the values stay in registers only if every index is known.
 template <int kDistance>
-SIMT_DEVICE float transposed_tree_sum(float (&values)[kWarpSize]) {
+S2T_DEVICE float transposed_tree_sum(float (&values)[kWarpSize]) {
   const bool is_upper = (lane_id() & kDistance) != 0;
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kDistance; ++i) {
     const float kept = is_upper ? values[i + kDistance] : values[i];
     const float given = is_upper ? values[i] : values[i + kDistance];
@@ -124,10 +124,10 @@ SIMT_DEVICE float transposed_tree_sum(float (&values)[kWarpSize]) {
 }
 
 // expected_bin_value() of core/score_candidates.h, by one warp; dots: [num_bins].
-SIMT_DEVICE float warp_expected_bin_value(const ScoreHead& head, const float* dots) {
+S2T_DEVICE float warp_expected_bin_value(const ScoreHead& head, const float* dots) {
   float z[2];
   bool nan_seen = false;
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int bin = lane_id() + half * kWarpSize;
     z[half] = bin < head.num_bins ? bin_logit(head, bin, dots[bin]) : negative_infinity();
@@ -137,7 +137,7 @@ SIMT_DEVICE float warp_expected_bin_value(const ScoreHead& head, const float* do
   const float maximum = warp_max(z[0] > z[1] ? z[0] : z[1]);
   if (!is_finite(maximum)) return quiet_nan();
   float weight[2], weighted[2];
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int bin = lane_id() + half * kWarpSize;
     const bool is_bin = bin < head.num_bins;
@@ -153,14 +153,14 @@ SIMT_DEVICE float warp_expected_bin_value(const ScoreHead& head, const float* do
 // null if it has none, and write(i, score) is called by one lane for each that has one. All threads
 // of the block.
 template <class HiddenOf, class Write>
-SIMT_DEVICE void score_block(
+S2T_DEVICE void score_block(
     const ScoreHead& head, int count, ScoreScratch& scratch, HiddenOf hidden_of, Write write) {
   const int64_t size = head.hidden_size;
   const ScoreTile tile = score_tile();
   for (int first_bin = 0; first_bin < head.num_bins; first_bin += kScoreBins) {
     const int bins = min(head.num_bins - first_bin, kScoreBins);
     float sums[kWarpSize];
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int i = 0; i < kWarpSize; ++i) sums[i] = 0.0f;
     for (int64_t first = 0; first < size; first += kStagedElements) {
       stage_vectors(size, first, count, scratch.hidden, hidden_of);

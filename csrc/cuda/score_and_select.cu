@@ -8,8 +8,8 @@
 namespace s2t::cuda {
 namespace {
 
-SIMT_KERNEL void __launch_bounds__(kScoreThreads) score_and_select_kernel(ScoreAndSelectParams p) {
-  SIMT_SHARED(ScoreScratch, scratch);
+S2T_KERNEL void __launch_bounds__(kScoreThreads) score_and_select_kernel(ScoreAndSelectParams p) {
+  S2T_SHARED(ScoreScratch, scratch);
   const int64_t row = blockIdx.x;
   const SelectTokenParams& select = p.select;
   float* scores = p.scores + row * select.k;
@@ -36,11 +36,11 @@ SIMT_KERNEL void __launch_bounds__(kScoreThreads) score_and_select_kernel(ScoreA
 
 }  // namespace
 
-simt::error_t launch_score_and_select(const ScoreAndSelectParams& params, simt::stream_t stream) {
-  if (params.select.batch == 0) return simt::kSuccess;
-  return simt::launch("score_and_select", score_and_select_kernel,
-                      dim3(static_cast<unsigned>(params.select.batch)), dim3(kScoreThreads), 0,
-                      stream, params);
+cudaError_t launch_score_and_select(const ScoreAndSelectParams& params, cudaStream_t stream) {
+  if (params.select.batch == 0) return cudaSuccess;
+  return launch("score_and_select", score_and_select_kernel,
+                dim3(static_cast<unsigned>(params.select.batch)), dim3(kScoreThreads), stream,
+                params);
 }
 
 }  // namespace s2t::cuda

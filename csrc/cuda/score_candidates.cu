@@ -5,8 +5,8 @@
 namespace s2t::cuda {
 namespace {
 
-SIMT_KERNEL void __launch_bounds__(kScoreThreads) score_candidates_kernel(ScoreCandidatesParams p) {
-  SIMT_SHARED(ScoreScratch, scratch);
+S2T_KERNEL void __launch_bounds__(kScoreThreads) score_candidates_kernel(ScoreCandidatesParams p) {
+  S2T_SHARED(ScoreScratch, scratch);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kScoreCandidates;
   const int64_t left = p.num_candidates - first;
   const int count = left < kScoreCandidates ? static_cast<int>(left) : kScoreCandidates;
@@ -21,11 +21,11 @@ SIMT_KERNEL void __launch_bounds__(kScoreThreads) score_candidates_kernel(ScoreC
 
 }  // namespace
 
-simt::error_t launch_score_candidates(const ScoreCandidatesParams& params, simt::stream_t stream) {
-  if (params.num_candidates == 0) return simt::kSuccess;
+cudaError_t launch_score_candidates(const ScoreCandidatesParams& params, cudaStream_t stream) {
+  if (params.num_candidates == 0) return cudaSuccess;
   const int64_t blocks = (params.num_candidates + kScoreCandidates - 1) / kScoreCandidates;
-  return simt::launch("score_candidates", score_candidates_kernel,
-                      dim3(static_cast<unsigned>(blocks)), dim3(kScoreThreads), 0, stream, params);
+  return launch("score_candidates", score_candidates_kernel, dim3(static_cast<unsigned>(blocks)),
+                dim3(kScoreThreads), stream, params);
 }
 
 }  // namespace s2t::cuda

@@ -8,7 +8,7 @@ namespace s2t::cuda {
 
 // Key of the best usable slot, kNoKey if there is none: the total order of core/ordering.h on
 // (score, slot).
-SIMT_DEVICE Key warp_best_slot(const int64_t* ids, const float* scores, int k) {
+S2T_DEVICE Key warp_best_slot(const int64_t* ids, const float* scores, int k) {
   Key best = kNoKey;
   for (int slot = lane_id(); slot < k; slot += kWarpSize) {
     const Key key = ids[slot] >= 0 ? make_key(scores[slot], static_cast<uint32_t>(slot)) : kNoKey;
@@ -17,9 +17,10 @@ SIMT_DEVICE Key warp_best_slot(const int64_t* ids, const float* scores, int k) {
   return warp_max(best);
 }
 
-SIMT_DEVICE void warp_select_row(const SelectTokenParams& p, int64_t row) {
+S2T_DEVICE void warp_select_row(const SelectTokenParams& p, int64_t row) {
   int64_t token = p.default_token[row];
-  int64_t slot = 0;
+  int slot = 0;
+  bool refused = false;
   if (p.finished[row]) {  // the same for all lanes
     token = p.pad_id;
   } else if (p.triggered[row]) {
@@ -27,18 +28,21 @@ SIMT_DEVICE void warp_select_row(const SelectTokenParams& p, int64_t row) {
     const float* scores = p.scores + row * p.k;
     const Key best = warp_best_slot(ids, scores, p.k);
     if (best != kNoKey) {
-      slot = key_id(best);
+      slot = static_cast<int>(key_id(best));
       if (p.score_temperature > 0.0f && lane_id() == 0) {
         const float uniform =
             uniform24(philox(p.seed[row], p.position[row], RandomPurpose::kSelectToken));
-        slot = draw_slot(ids, scores, p.k, static_cast<int>(slot), p.score_temperature, uniform);
+        slot = draw_slot(ids, scores, p.k, slot, p.score_temperature, uniform);
       }
+      refused = is_refused(ids, scores, slot, p.override_margin);
+      if (refused) slot = 0;
       token = ids[slot];
     }
   }
   if (lane_id() != 0) return;
   p.token[row] = token;
   p.slot[row] = slot;
+  if (p.refused != nullptr) p.refused[row] = refused;
 }
 
 }  // namespace s2t::cuda

@@ -30,7 +30,7 @@ struct KeySelection {
 };
 
 template <int kThreads>
-SIMT_DEVICE void begin_selection(KeySelection<kThreads>& s) {
+S2T_DEVICE void begin_selection(KeySelection<kThreads>& s) {
   if (thread_id() == 0) {
     s.threshold = kNoKey + 1;
     s.count = 0;
@@ -40,7 +40,7 @@ SIMT_DEVICE void begin_selection(KeySelection<kThreads>& s) {
 
 // How many of `count` keys are better. By counting: no barriers, and all threads read the same
 // address at a time.
-SIMT_DEVICE int rank_among(const Key* keys, int count, Key key) {
+S2T_DEVICE int rank_among(const Key* keys, int count, Key key) {
   int rank = 0;
   for (int i = 0; i < count; ++i) rank += keys[i] > key;
   return rank;
@@ -49,7 +49,7 @@ SIMT_DEVICE int rank_among(const Key* keys, int count, Key key) {
 // Leaves the `wanted` best in kept[0 ..), sorted. All threads; `count` is s.count, read before the
 // last barrier.
 template <int kThreads>
-SIMT_DEVICE void compact_selection(KeySelection<kThreads>& s, int wanted, int count) {
+S2T_DEVICE void compact_selection(KeySelection<kThreads>& s, int wanted, int count) {
   const int thread = thread_id();
   Key best = kNoKey;
   for (int i = thread; i < count; i += kThreads) best = s.kept[i] > best ? s.kept[i] : best;
@@ -66,6 +66,7 @@ SIMT_DEVICE void compact_selection(KeySelection<kThreads>& s, int wanted, int co
   if (best >= threshold)
     for (int i = thread; i < count; i += kThreads)
       if (s.kept[i] >= threshold) s.shortlist[atomicAdd(&s.shortlist_count, 1)] = s.kept[i];
+  const Key old_threshold = s.threshold;  // before the barrier: below, one thread writes it
   __syncthreads();
   const int listed = s.shortlist_count;
   for (int i = thread; i < listed; i += kThreads) {
@@ -73,7 +74,7 @@ SIMT_DEVICE void compact_selection(KeySelection<kThreads>& s, int wanted, int co
     const int rank = rank_among(s.shortlist, listed, key);
     if (rank < wanted) s.kept[rank] = key;
     // never lowered: the round at hand may have raised it above what was kept before
-    if (rank == wanted - 1 && key > s.threshold) s.threshold = key;
+    if (rank == wanted - 1) s.threshold = key > old_threshold ? key : old_threshold;
   }
   if (thread == 0) s.count = listed < wanted ? listed : wanted;
   __syncthreads();
@@ -81,7 +82,7 @@ SIMT_DEVICE void compact_selection(KeySelection<kThreads>& s, int wanted, int co
 
 // One round: each thread holds kHeld keys, `best` among them; key_at(i) is the i-th. All threads.
 template <int kHeld, int kThreads, class KeyAt>
-SIMT_DEVICE void offer_keys(KeySelection<kThreads>& s, int wanted, Key best, KeyAt key_at) {
+S2T_DEVICE void offer_keys(KeySelection<kThreads>& s, int wanted, Key best, KeyAt key_at) {
   static_assert(kMaxCandidates + kMaxCandidates * kHeld <= kKeptCapacity,
                 "a round must fit after a compaction");
   const int count = s.count;
@@ -97,7 +98,7 @@ SIMT_DEVICE void offer_keys(KeySelection<kThreads>& s, int wanted, Key best, Key
     compact_selection(s, wanted, count);
   const Key threshold = s.threshold;
   if (best >= threshold) {
-    SIMT_UNROLL  // so that what key_at(i) reads can stay in registers
+    S2T_UNROLL  // so that what key_at(i) reads can stay in registers
         for (int i = 0; i < kHeld; ++i) {
       const Key key = key_at(i);
       if (key >= threshold) s.kept[atomicAdd(&s.count, 1)] = key;
@@ -108,7 +109,7 @@ SIMT_DEVICE void offer_keys(KeySelection<kThreads>& s, int wanted, Key best, Key
 
 // Sorts what was kept and fills up to 64 with kNoKey. All threads.
 template <int kThreads>
-SIMT_DEVICE void finish_selection(KeySelection<kThreads>& s, int wanted) {
+S2T_DEVICE void finish_selection(KeySelection<kThreads>& s, int wanted) {
   const int count = s.count;
   __syncthreads();
   compact_selection(s, wanted, count);

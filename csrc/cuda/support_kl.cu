@@ -3,28 +3,23 @@
 // with one key wanted; the last block of a row then gathers the at most 64 + 64 logits it needs.
 //
 // An id outside of the vocabulary counts as an empty place: nothing is read for it.
-#include "launch_helpers.h"
 #include "launchers.h"
-#include "row_merge.cuh"
+#include "row_operator.cuh"
 
 namespace s2t::cuda {
 namespace {
 
-constexpr int kWanted = 1;
-
-// ---- device code -------------------------------------------------------------------------------
-
-SIMT_DEVICE RowSource source_of(const SupportKLParams& p) {
-  return {p.teacher_logits, p.row_stride, p.vocab, nullptr, 0};
+S2T_DEVICE RowSource source_of(const SupportKLParams& p) {
+  return {p.logits, p.row_stride, p.vocab, nullptr, 0};
 }
 
 template <class T>
-SIMT_DEVICE float teacher_logit(const T* teacher, int64_t vocab, int64_t id) {
+S2T_DEVICE float teacher_logit(const T* teacher, int64_t vocab, int64_t id) {
   return id >= 0 && id < vocab ? without_nan(to_float(teacher[id])) : negative_infinity();
 }
 
 // support_side() of core/support_kl.h, by one warp; lane l has places l and l + 32.
-SIMT_DEVICE SupportSide warp_support_side(const float (&logits)[2]) {
+S2T_DEVICE SupportSide warp_support_side(const float (&logits)[2]) {
   const auto lane = static_cast<uint32_t>(lane_id());
   const Key low = make_key(logits[0], lane), high = make_key(logits[1], lane + kWarpSize);
   const Key best = warp_max(low > high ? low : high);
@@ -32,11 +27,11 @@ SIMT_DEVICE SupportSide warp_support_side(const float (&logits)[2]) {
 }
 
 // support_kl_row() of core/support_kl.h, by one warp. -inf in places that are not there.
-SIMT_DEVICE float warp_support_kl(const float (&student)[2], const float (&teacher)[2]) {
+S2T_DEVICE float warp_support_kl(const float (&student)[2], const float (&teacher)[2]) {
   const SupportSide p = warp_support_side(student), q = warp_support_side(teacher);
   double p_sum[2], q_sum[2], cross[2];
   bool is_infinite = false;
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int place = lane_id() + half * kWarpSize;
     const float p_d = support_difference(p, student[half], place);
@@ -59,10 +54,10 @@ SIMT_DEVICE float warp_support_kl(const float (&student)[2], const float (&teach
 }
 
 template <class T>
-SIMT_DEVICE void write_row(const SupportKLParams& p, int64_t row, const RowStats& stats, Key best) {
+S2T_DEVICE void write_row(const SupportKLParams& p, int64_t row, const RowStats& stats, Key best) {
   const T* teacher = row_of<T>(source_of(p), row);
   float student_logits[2], teacher_logits[2];
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int half = 0; half < 2; ++half) {
     const int place = lane_id() + half * kWarpSize;
     student_logits[half] = teacher_logits[half] = negative_infinity();
@@ -84,84 +79,33 @@ SIMT_DEVICE void write_row(const SupportKLParams& p, int64_t row, const RowStats
 }
 
 template <class T>
-SIMT_DEVICE void merge_and_write(const SupportKLParams& p,
-                                 const RowWorkspace& workspace,
-                                 RowPart part,
-                                 KeySelection<kRowThreads>& selection) {
-  merge_row_keys(workspace, part, kWanted, selection);
-  if (warp_id() != 0) return;
-  const int64_t chunks = chunk_count(p.vocab);
-  const RowStats stats = merge_row_stats(workspace.stats + part.row * chunks, chunks);
-  write_row<T>(p, part.row, stats, selection.kept[0]);
-}
-
-template <class T>
-SIMT_KERNEL void __launch_bounds__(kRowThreads)
+S2T_KERNEL void __launch_bounds__(kRowThreads)
     support_kl_kernel(SupportKLParams p, RowWorkspace workspace) {
-  SIMT_SHARED(KeySelection<kRowThreads>, selection);
-  SIMT_SHARED(bool, is_last);
-  const RowPart part = row_part();
-  scan_row_part<T>(source_of(p), part, kWanted, workspace, selection);
-  if (arrives_last(workspace, part, is_last)) merge_and_write<T>(p, workspace, part, selection);
+  run_row_operator<T>(source_of(p), /*wanted=*/1, workspace,
+                      [&](int64_t row, const RowStats& stats, const Key* sorted, bool) {
+                        write_row<T>(p, row, stats, sorted[0]);
+                      });
 }
 
-// The same in two launches.
-template <class T>
-SIMT_KERNEL void __launch_bounds__(kRowThreads)
-    support_kl_scan_kernel(SupportKLParams p, RowWorkspace workspace) {
-  SIMT_SHARED(KeySelection<kRowThreads>, selection);
-  scan_row_part<T>(source_of(p), row_part(), kWanted, workspace, selection);
-}
-
-template <class T>
-SIMT_KERNEL void __launch_bounds__(kRowThreads)
-    support_kl_merge_kernel(SupportKLParams p, RowWorkspace workspace, int blocks) {
-  SIMT_SHARED(KeySelection<kRowThreads>, selection);
-  merge_and_write<T>(p, workspace, {static_cast<int64_t>(blockIdx.y), 0, blocks}, selection);
-}
-
-// ---- launcher ----------------------------------------------------------------------------------
-
-template <class T>
-simt::error_t launch(const SupportKLParams& p,
-                     const RowWorkspace& workspace,
-                     int blocks,
-                     bool two_launches,
-                     simt::stream_t stream) {
-  const dim3 scan_grid(static_cast<unsigned>(blocks), static_cast<unsigned>(p.batch));
-  if (!two_launches)
-    return simt::launch("support_kl", support_kl_kernel<T>, scan_grid, dim3(kRowThreads), 0, stream,
-                        p, workspace);
-  const simt::error_t status = simt::launch("support_kl_scan", support_kl_scan_kernel<T>, scan_grid,
-                                            dim3(kRowThreads), 0, stream, p, workspace);
-  if (status != simt::kSuccess) return status;
-  return simt::launch("support_kl_merge", support_kl_merge_kernel<T>,
-                      dim3(1, static_cast<unsigned>(p.batch)), dim3(kRowThreads), 0, stream, p,
-                      workspace, blocks);
+SupportKLParams rows_from(const SupportKLParams& params, int64_t first) {
+  SupportKLParams p = params;
+  p.student_ids += first * params.support;
+  p.student_logits += first * params.support;
+  p.logits = advance_elements(params.logits, params.logits_type, first * params.row_stride);
+  p.candidate_ids += first * params.k;
+  p.kl += first;
+  p.candidate_logprobs += first * params.k;
+  p.teacher_argmax += first;
+  return p;
 }
 
 }  // namespace
 
-simt::error_t launch_support_kl(const SupportKLParams& params,
-                                const RowWorkspace& workspace,
-                                const RowSplit& split,
-                                simt::stream_t stream) {
-  const int blocks = resolve_blocks(split, params.batch, params.vocab);
-  return for_each_slice(params.batch, [&](int64_t first, int64_t count) {
-    SupportKLParams p = params;
-    p.batch = count;
-    p.student_ids += first * params.support;
-    p.student_logits += first * params.support;
-    p.teacher_logits =
-        advance_elements(params.teacher_logits, params.logits_type, first * params.row_stride);
-    p.candidate_ids += first * params.k;
-    p.kl += first;
-    p.candidate_logprobs += first * params.k;
-    p.teacher_argmax += first;
-    const RowWorkspace slice = workspace.from_row(first, params.vocab, blocks);
-    return by_type(p.logits_type, [&](auto tag) {
-      return launch<typename decltype(tag)::type>(p, slice, blocks, split.two_launches, stream);
-    });
+cudaError_t launch_support_kl(const SupportKLParams& params,
+                              const RowWorkspace& workspace,
+                              cudaStream_t stream) {
+  return launch_row_operator("support_kl", params, workspace, stream, rows_from, [](auto tag) {
+    return support_kl_kernel<typename decltype(tag)::type>;
   });
 }
 

@@ -70,6 +70,10 @@ constexpr int kSelectThreads = 128;  // a row is work for one warp; four of them
 constexpr int kSelectBlocks =
     8;  // a multiprocessor: asks for no more, so ptxas for sm_100 does not spill for more
 
+// ---- random_uniform ----
+
+constexpr int kUniformThreads = 128;
+
 // ---- commit_candidates ----
 
 constexpr int kCommitThreads = 128;

@@ -4,7 +4,7 @@
 
 #include "core/float16.h"
 #include "core/ordering.h"
-#include "simt/simt.cuh"
+#include "portable.cuh"
 #include "tuning.h"
 
 namespace s2t::cuda {
@@ -15,12 +15,12 @@ constexpr int kPerVector = 16 / static_cast<int>(sizeof(T));
 // Elements between the 128-bit boundary at or before the row and the row. A group of 8 starts at a
 // multiple of 16 bytes from the row, so this holds for every group.
 template <class T>
-SIMT_DEVICE int row_skew(const T* row) {
+S2T_DEVICE int row_skew(const T* row) {
   return static_cast<int>((reinterpret_cast<uintptr_t>(row) & 15) / sizeof(T));
 }
 
 // The 16 bytes that start `bytes` (0 < bytes < 16) into two neighbouring vectors.
-SIMT_DEVICE uint4 realign(uint4 low, uint4 high, unsigned bytes) {
+S2T_DEVICE uint4 realign(uint4 low, uint4 high, unsigned bytes) {
   uint64_t w0 = low.x | static_cast<uint64_t>(low.y) << 32,
            w1 = low.z | static_cast<uint64_t>(low.w) << 32;
   uint64_t w2 = high.x | static_cast<uint64_t>(high.y) << 32,
@@ -40,21 +40,21 @@ SIMT_DEVICE uint4 realign(uint4 low, uint4 high, unsigned bytes) {
 }
 
 template <class T>
-SIMT_DEVICE void unpack(uint4 bits, float* x) {
+S2T_DEVICE void unpack(uint4 bits, float* x) {
   T elements[kPerVector<T>];
   memcpy(elements, &bits, sizeof(bits));
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kPerVector<T>; ++i) x[i] = to_float(elements[i]);
 }
 
 // Elements first .. first + 7 of the row; -inf beyond its end.
 template <class T>
-SIMT_DEVICE void load_group(const T* row, int skew, int64_t vocab, int64_t first, float* x) {
+S2T_DEVICE void load_group(const T* row, int skew, int64_t vocab, int64_t first, float* x) {
   constexpr int kVector = kPerVector<T>;
   const bool is_inside = skew == 0 ? first + kGroup <= vocab
                                    : first >= skew && first + kGroup + kVector - skew <= vocab;
   if (is_inside) {
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int v = 0; v < kGroup / kVector; ++v) {
       const auto* vector = reinterpret_cast<const uint4*>(row + first + v * kVector - skew);
       uint4 bits = __ldg(vector);
@@ -64,7 +64,7 @@ SIMT_DEVICE void load_group(const T* row, int skew, int64_t vocab, int64_t first
     }
     return;
   }
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kGroup; ++i)
     x[i] = first + i < vocab ? to_float(row[first + i]) : negative_infinity();
 }
@@ -72,7 +72,7 @@ SIMT_DEVICE void load_group(const T* row, int skew, int64_t vocab, int64_t first
 // A lane's 32 elements of the chunk that starts at `base`: x[8 j + e] is element base + 8 (lane +
 // 32 j) + e.
 template <class T>
-SIMT_DEVICE void load_chunk(
+S2T_DEVICE void load_chunk(
     const T* row, int64_t vocab, int64_t base, int lane, float (&x)[kHeldLogits]) {
   constexpr int kVector = kPerVector<T>, kVectors = kGroup / kVector;
   const int skew = row_skew(row);
@@ -80,23 +80,23 @@ SIMT_DEVICE void load_chunk(
       base + kChunkSize <= vocab) {  // all loads first, so that they are in flight together
     uint4 bits[kGroupsPerLane * kVectors];
     const auto* vectors = reinterpret_cast<const uint4*>(row + base) + lane * kVectors;
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int j = 0; j < kGroupsPerLane; ++j) {
-      SIMT_UNROLL
+      S2T_UNROLL
       for (int v = 0; v < kVectors; ++v)
         bits[j * kVectors + v] = __ldg(vectors + j * kWarpSize * kVectors + v);
     }
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int i = 0; i < kGroupsPerLane * kVectors; ++i) unpack<T>(bits[i], x + i * kVector);
     return;
   }
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int j = 0; j < kGroupsPerLane; ++j)
     load_group(row, skew, vocab, base + kGroup * (lane + kWarpSize * j), x + kGroup * j);
 }
 
 // Place in the row of a lane's i-th element.
-SIMT_DEVICE int64_t held_id(int64_t base, int lane, int i) {
+S2T_DEVICE int64_t held_id(int64_t base, int lane, int i) {
   return base + kGroup * (lane + kWarpSize * (i / kGroup)) + i % kGroup;
 }
 

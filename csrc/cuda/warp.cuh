@@ -7,26 +7,26 @@
 
 namespace s2t::cuda {
 
-SIMT_DEVICE int thread_id() { return static_cast<int>(threadIdx.x); }
-SIMT_DEVICE int lane_id() { return thread_id() % kWarpSize; }
-SIMT_DEVICE int warp_id() { return thread_id() / kWarpSize; }
+S2T_DEVICE int thread_id() { return static_cast<int>(threadIdx.x); }
+S2T_DEVICE int lane_id() { return thread_id() % kWarpSize; }
+S2T_DEVICE int warp_id() { return thread_id() / kWarpSize; }
 
 // Tree of distance 16, 8, 4, 2, 1: every lane gets the sum. Addition commutes bit for bit, so the
 // butterfly equals the tree of csrc/README.md.
 template <class Real>
-SIMT_DEVICE Real warp_tree_sum(Real value) {
-  SIMT_UNROLL
+S2T_DEVICE Real warp_tree_sum(Real value) {
+  S2T_UNROLL
   for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
     value = value + __shfl_xor_sync(kAllLanes, value, distance);
   return value;
 }
 
 // Not for NaN. -0 may come back as +0.
-SIMT_DEVICE float warp_max(float value) {
+S2T_DEVICE float warp_max(float value) {
   return value_of_ordered_bits(__reduce_max_sync(kAllLanes, ordered_bits(value)));
 }
 
-SIMT_DEVICE Key warp_max(Key key) {
+S2T_DEVICE Key warp_max(Key key) {
   const auto high = static_cast<unsigned>(key >> 32), low = static_cast<unsigned>(key);
   const unsigned best_high = __reduce_max_sync(kAllLanes, high);
   const unsigned best_low = __reduce_max_sync(kAllLanes, high == best_high ? low : 0u);
@@ -34,59 +34,59 @@ SIMT_DEVICE Key warp_max(Key key) {
 }
 
 // The largest of a lane's logits, NaN left out; -inf if there is none.
-SIMT_DEVICE float held_max(const float (&x)[kHeldLogits]) {
+S2T_DEVICE float held_max(const float (&x)[kHeldLogits]) {
   float best = negative_infinity();
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kHeldLogits; ++i) best = x[i] > best ? x[i] : best;
   return best;
 }
 
-SIMT_DEVICE bool has_nan(const float (&x)[kHeldLogits]) {
+S2T_DEVICE bool has_nan(const float (&x)[kHeldLogits]) {
   bool found = false;
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kHeldLogits; ++i) found = found || x[i] != x[i];
   return found;
 }
 
 // Key of the lane's best logit: the first place of its maximum.
-SIMT_DEVICE Key held_best(const float (&x)[kHeldLogits], float maximum, int64_t base, int lane) {
+S2T_DEVICE Key held_best(const float (&x)[kHeldLogits], float maximum, int64_t base, int lane) {
   int first = 0;
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = kHeldLogits - 1; i >= 0; --i) first = x[i] == maximum ? i : first;
   return make_key(maximum, static_cast<uint32_t>(held_id(base, lane, first)));
 }
 
 // Canonical sum over the chunk from a lane's 8 partials, which it overwrites; every lane gets it.
-SIMT_DEVICE float chunk_tree(float (&partials)[kGroup]) {
-  SIMT_UNROLL
+S2T_DEVICE float chunk_tree(float (&partials)[kGroup]) {
+  S2T_UNROLL
   for (int e = 0; e < kGroup / 2; ++e) partials[e] = partials[e] + partials[e + kGroup / 2];
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int e = 0; e < kGroup / 4; ++e) partials[e] = partials[e] + partials[e + kGroup / 4];
   return warp_tree_sum(partials[0] + partials[1]);
 }
 
 // The same of one weight per logit; weight(i) is that of the lane's i-th.
 template <class Weight>
-SIMT_DEVICE float chunk_sum(Weight weight) {
+S2T_DEVICE float chunk_sum(Weight weight) {
   float partials[kGroup];
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int e = 0; e < kGroup; ++e) {
     partials[e] = 0.0f;
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int j = 0; j < kGroupsPerLane; ++j) partials[e] = partials[e] + weight(kGroup * j + e);
   }
   return chunk_tree(partials);
 }
 
 // chunk_stats() of core/canonical_math.h, by a warp.
-SIMT_DEVICE ChunkStats warp_chunk_stats(const float (&x)[kHeldLogits], float lane_maximum) {
+S2T_DEVICE ChunkStats warp_chunk_stats(const float (&x)[kHeldLogits], float lane_maximum) {
   ChunkStats stats;
   stats.maximum = warp_max(lane_maximum);
   float sums[kGroup], weighted_sums[kGroup];
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int e = 0; e < kGroup; ++e) {
     sums[e] = weighted_sums[e] = 0.0f;
-    SIMT_UNROLL
+    S2T_UNROLL
     for (int j = 0; j < kGroupsPerLane; ++j) {
       const float d = x[kGroup * j + e] - stats.maximum;
       const float weight = exp_canonical(d);
@@ -104,24 +104,24 @@ struct BlockedIds {
   int64_t low, high;
 };
 
-SIMT_DEVICE BlockedIds load_blocked_ids(const int64_t* ids, int count, int lane) {
+S2T_DEVICE BlockedIds load_blocked_ids(const int64_t* ids, int count, int lane) {
   static_assert(kMaxBlockedIds == 2 * kWarpSize, "two to a lane");
   return {lane < count ? ids[lane] : -1, lane + kWarpSize < count ? ids[lane + kWarpSize] : -1};
 }
 
-SIMT_DEVICE void block_one(int64_t id, int64_t base, int lane, float (&x)[kHeldLogits]) {
+S2T_DEVICE void block_one(int64_t id, int64_t base, int lane, float (&x)[kHeldLogits]) {
   const auto place = static_cast<int>(id - base);
   const bool is_mine = place / kGroup % kWarpSize == lane;
   const int held = place / (kGroup * kWarpSize) * kGroup + place % kGroup;
-  SIMT_UNROLL
+  S2T_UNROLL
   for (int i = 0; i < kHeldLogits; ++i) x[i] = is_mine && i == held ? negative_infinity() : x[i];
 }
 
 // -inf in the places of the blocked ids of this chunk: before any maximum is taken.
-SIMT_DEVICE void apply_blocked_ids(BlockedIds blocked,
-                                   int64_t base,
-                                   int lane,
-                                   float (&x)[kHeldLogits]) {
+S2T_DEVICE void apply_blocked_ids(BlockedIds blocked,
+                                  int64_t base,
+                                  int lane,
+                                  float (&x)[kHeldLogits]) {
   const auto is_here = [&](int64_t id) { return id >= base && id < base + kChunkSize; };
   unsigned low = __ballot_sync(kAllLanes, is_here(blocked.low));
   unsigned high = __ballot_sync(kAllLanes, is_here(blocked.high));

@@ -84,7 +84,7 @@ void check_cell(Cell& cell, AccessKind kind, uint32_t pc, const Place& place) {
     fail(std::string(kind.is_write ? "write to " : "read of ") + place.describe() + " at " +
          describe_pc(pc) + " while the cp.async of " + describe_pc(cell.write.pc) +
          " is in flight");
-  if (!kind.is_write && writer == 0)
+  if ((!kind.is_write || kind.is_atomic) && writer == 0)
     fail("read of uninitialised " + place.describe() + " at " + describe_pc(pc));
   const bool both_atomic = kind.is_atomic && (cell.write.clock & kAtomicBit);
   if (!both_atomic && !is_ordered(cell.write))

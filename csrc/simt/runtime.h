@@ -69,6 +69,9 @@ class Track {
   int count_ = 0;
 };
 
+// Sets tracked memory from the host; for kernels it is initialised from then on.
+void host_fill(void* memory, int value, size_t bytes);
+
 using stream_t = void*;
 using error_t = int;
 constexpr error_t kSuccess = 0;

@@ -1,5 +1,7 @@
 #include "tracked.h"
 
+#include <cstring>
+
 #include "lock.h"
 
 namespace simt {
@@ -77,6 +79,15 @@ void Track::add(const void* start, size_t bytes, Access access, const char* name
   buffers.push_back(std::move(buffer));
   last_found = buffers.size() - 1;
   ++count_;
+}
+
+void host_fill(void* memory, int value, size_t bytes) {
+  std::memset(memory, value, bytes);
+  const char* start = static_cast<const char*>(memory);
+  Buffer* buffer = find_buffer(start, bytes, true);
+  if (buffer == nullptr) throw Error("a host fills memory that no tracked buffer holds");
+  for (size_t i = 0; i < bytes; ++i)
+    buffer->cell(static_cast<size_t>(start - buffer->begin) + i).write.thread = kHost;
 }
 
 Track::~Track() {

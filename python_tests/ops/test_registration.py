@@ -8,6 +8,7 @@ import torch
 
 from s2t_ext import ops, reference
 from s2t_ext.native import library as _library
+from s2t_ext.ops import _bind
 from s2t_ext.ops._bind import bind, default_bin_values
 from s2t_ext.testing import LogitsCase, ScoreCase, assert_same_bits
 
@@ -79,6 +80,7 @@ CALLS = {
     "sample_token": sample,
     "commit_candidates": commit,
     "support_kl": support_kl,
+    "random_uniform": lambda: (*state(), 16),
 }
 
 
@@ -138,10 +140,15 @@ def test_schema_says_no_input_is_written(call):
             assert_same_bits(argument, unchanged)
 
 
+ROWS = ("triggered", "default_token", "finished", "pad_id")
 WRAPPED = {
     "propose_candidates": lambda: (ops.propose_candidates, propose(), {}),
     "score_candidates": lambda: (ops.score_candidates, score()[:2], {}),
-    "select_token": lambda: (ops.select_token, select()[:6], {}),
+    "select_token": lambda: (
+        ops.select_token,
+        select()[:1],
+        dict(scores=select()[1], **{n: ScoreCase(batch=BATCH).choice()[n] for n in ROWS}),
+    ),
     "score_and_select": lambda: (
         ops.score_and_select,
         (ScoreCase().hidden(),),
@@ -150,6 +157,7 @@ WRAPPED = {
     "sample_token": lambda: (ops.sample_token, sample(), {}),
     "commit_candidates": lambda: (ops.commit_candidates, commit(), {}),
     "support_kl": lambda: (ops.support_kl, support_kl(), {}),
+    "random_uniform": lambda: (ops.random_uniform, (*state(), 16), {}),
 }
 
 
@@ -231,6 +239,17 @@ def test_default_bins_are_made_once_and_never_from_a_tracer():
     bins = default_bin_values(rows)
     assert_same_bits(bins, torch.linspace(0, 1, 13))
     assert default_bin_values(torch.ones(13, 9)) is bins
+
+
+def test_bin_values_made_in_a_capture_are_not_kept(monkeypatch):
+    """Their memory belongs to the graph, and holds the values only after its first replay."""
+    rows = torch.ones(29, 9)
+    monkeypatch.setattr(_bind, "_is_capturing", lambda tensor: True)
+    in_graph = default_bin_values(rows)
+    monkeypatch.undo()
+    after = default_bin_values(rows)
+    assert after is not in_graph
+    assert default_bin_values(rows) is after
 
 
 def test_results_are_named():

@@ -69,6 +69,91 @@ def test_equals_its_halves_bit_for_bit(prior_weight):
     assert_same_bits(fused.slot, slot)
 
 
+def with_scores(scores: list[float], ids: list[int] | None = None, **options):
+    """The decision of one row whose scores are these: one bin a candidate decides it alone."""
+    k, values = len(scores), torch.tensor(scores)
+    hidden = 400.0 * torch.eye(k)[None]
+    hidden[0, values.isnan()] = NAN
+    return decide(
+        hidden,
+        {
+            "rows": torch.eye(k),
+            "bin_values": values.nan_to_num(),
+            "ids": torch.tensor([ids or list(range(10, 10 + k))]),
+            "candidate_logprobs": torch.zeros(1, k),
+            "triggered": torch.tensor([True]),
+            "default_token": torch.tensor([7]),
+            "finished": torch.tensor([False]),
+            "pad_id": 0,
+            **options,
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "scores, margin, slot, refused",
+    [
+        ([0.25, 0.75, 0.5], 0.0, 1, False),
+        ([0.25, 0.75, 0.5], 0.25, 1, False),
+        ([0.25, 0.75, 0.5], 0.5, 0, True),  # not more than the margin
+        ([0.25, 0.75, 0.5], 0.75, 0, True),
+        ([0.75, 0.25, 0.5], 0.5, 0, False),  # the first is the best: nothing is refused
+        ([0.5, 0.5, 0.5], 0.0, 0, False),
+        ([0.5, 0.5, 0.5], 0.1, 0, False),
+        ([0.25, 0.75, 0.75], 0.25, 1, False),  # the earlier of equals
+    ],
+)
+def test_the_margin_keeps_the_first_candidate(scores, margin, slot, refused):
+    result = with_scores(scores, override_margin=margin)
+    assert (result.slot.item(), result.refused.item()) == (slot, refused)
+    assert result.token.item() == 10 + slot
+
+
+def test_the_margin_does_not_keep_a_first_candidate_that_cannot_be_chosen():
+    for options in ({"ids": [-1, 11, 12]}, {"scores": [NAN, 0.75, 0.5]}):
+        result = with_scores(**{"scores": [0.25, 0.75, 0.5], **options}, override_margin=5.0)
+        assert (result.token.item(), result.refused.item()) == (11, False)
+
+
+def test_the_margin_is_applied_to_the_slot_that_was_drawn():
+    count, scores = 3000, torch.tensor([0.5, 0.0, 1.0, 0.75])
+    arguments = {
+        "rows": torch.eye(4),
+        "bin_values": scores,
+        "ids": torch.arange(4).expand(count, 4),
+        "candidate_logprobs": torch.zeros(count, 4),
+        "triggered": torch.ones(count, dtype=torch.bool),
+        "default_token": torch.zeros(count, dtype=torch.int64),
+        "finished": torch.zeros(count, dtype=torch.bool),
+        "pad_id": 9,
+        "score_temperature": 0.5,
+        "seed": torch.arange(count),
+        "position": torch.zeros(count, dtype=torch.int64),
+    }
+    hidden = (400.0 * torch.eye(4)).expand(count, 4, 4)
+    free = decide(hidden, arguments)
+    held = decide(hidden, {**arguments, "override_margin": 0.3})
+    refused = (free.slot == 1) | (free.slot == 3)
+    assert not free.refused.any() and free.slot.unique().numel() == 4
+    assert torch.equal(held.refused, refused)
+    assert torch.equal(held.slot, free.slot.masked_fill(refused, 0))
+    assert torch.equal(held.token, held.slot)
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.02, 0.1])
+def test_the_margin_equals_the_reference(margin):
+    case = ScoreCase(batch=60, k=8, hidden_size=32)
+    arguments = {**case.head(), **case.choice(), "override_margin": margin}
+    arguments["triggered"][::4] = False
+    arguments["finished"][1::7] = True
+    actual = decide(case.hidden(), arguments)
+    expected = reference.score_and_select(case.hidden(), **arguments)
+    for name in ("token", "slot", "refused"):
+        assert_same_bits(getattr(actual, name), getattr(expected, name), name)
+    assert actual.refused.any() == (margin > 0)
+    assert not (actual.refused & (~arguments["triggered"] | arguments["finished"])).any()
+
+
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_equals_the_reference_on_made_inputs(data):

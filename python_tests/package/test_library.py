@@ -116,8 +116,9 @@ def need_a_newer_torch(package: Path) -> None:
 
 
 def expect_another_operator(package: Path) -> None:
-    text = (package / "_library.py").read_text("utf-8")
-    (package / "_library.py").write_text(text.replace('    "support_kl",', '    "support_kl2",'))
+    path = package / "native" / "library.py"
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('    "support_kl",', '    "support_kl2",'))
 
 
 DAMAGES = {

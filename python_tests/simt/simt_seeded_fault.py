@@ -20,7 +20,7 @@ def calls(ops):
         "sample_token": lambda: ops.sample_token(logits[:, :3000], *rules, None),
         "score_and_select": lambda: ops.score_and_select(
             *(hidden, rows, None, torch.rand(9), 1.0, 1.0, None, torch.arange(10).view(2, 5)),
-            *(torch.zeros(2, 5), 0.0, *flags, 0, 0.0, *counters),
+            *(torch.zeros(2, 5), 0.0, *flags, 0, 0.0, *counters, 0.0),
         ),
     }
 

@@ -17,7 +17,7 @@ def _set(simt, index: int) -> None:
 # ---- score_candidates, select_token, score_and_select --------------------------------------------
 
 
-def _choose(operators, case: ScoreCase, score_temperature: float):
+def _choose(operators, case: ScoreCase, score_temperature: float, override_margin: float = 0.0):
     head, choice = case.head(), case.choice()
     choice["triggered"][1::3] = False
     choice["finished"][2::5] = True
@@ -29,6 +29,7 @@ def _choose(operators, case: ScoreCase, score_temperature: float):
         score_temperature=score_temperature,
         seed=torch.arange(case.batch) * 2**33 + 5,
         position=torch.arange(case.batch) + 2**32,
+        override_margin=override_margin,
     )
 
 
@@ -46,6 +47,22 @@ def test_score_and_select_over_batches_and_k(simt, batch, k):
     _set(simt, batch + k)
     case = ScoreCase(batch=batch, k=k, hidden_size=130, num_bins=16, prior_weight=0.1)
     assert_same_results(_choose(simt, case, 0.0), _choose(ops, case, 0.0))
+
+
+@pytest.mark.parametrize("margin", [0.02, 0.1, 1e9])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_override_margin_gives_the_cpu_bits(simt, temperature, margin):
+    _set(simt, int(10 * temperature))
+    case = ScoreCase(batch=40, k=8, hidden_size=32)
+    actual = _choose(simt, case, temperature, margin)
+    assert_same_results(actual, _choose(ops, case, temperature, margin))
+    assert actual[3].any()
+
+
+@pytest.mark.parametrize("batch", [0, 1, 128, 129, 300])
+def test_random_uniform_gives_the_cpu_bits(simt, batch):
+    arguments = torch.arange(batch) * 2**40 - 7, torch.arange(batch) * 2**33 + 2**31, 16
+    assert_same_results(simt.random_uniform(*arguments), ops.random_uniform(*arguments))
 
 
 @pytest.mark.parametrize("index", range(len(SCORE_CASES)), ids=lambda i: str(SCORE_CASES[i]))
@@ -68,11 +85,18 @@ def test_select_token_gives_the_cpu_bits(simt, schedule):
     scores[2] = float("-inf")
     ids = torch.arange(batch * k).view(batch, k).masked_fill(torch.rand(batch, k) < 0.2, -1)
     for temperature in (0.0, 1.5):
-        arguments = (
-            *(ids, scores, torch.rand(batch) < 0.8, torch.arange(batch), torch.rand(batch) < 0.1),
-            *(7, temperature, torch.arange(batch), torch.arange(batch) * 3),
+        arguments = dict(
+            scores=scores,
+            triggered=torch.rand(batch) < 0.8,
+            default_token=torch.arange(batch),
+            finished=torch.rand(batch) < 0.1,
+            pad_id=7,
+            score_temperature=temperature,
+            seed=torch.arange(batch),
+            position=torch.arange(batch) * 3,
         )
-        assert_same_results(simt.select_token(*arguments), ops.select_token(*arguments))
+        actual = simt.select_token(ids, **arguments)
+        assert_same_results(actual, ops.select_token(ids, **arguments))
 
 
 # ---- sample_token --------------------------------------------------------------------------------
@@ -109,11 +133,17 @@ def test_sample_token_of_large_vocabularies(simt, vocab, first_rule):
     assert_same_results(_sample(simt, logits, first_rule), _sample(ops, logits, first_rule))
 
 
-def test_sample_token_among_ties(simt):
-    """A nucleus that ends inside a run of equal logits: the cutoff is an id."""
-    logits = torch.zeros(8, 700, dtype=torch.bfloat16)
-    logits[:, 300:] = -1.0
+@pytest.mark.parametrize("ties", [3, 50, 64, 65, 300])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_sample_token_among_ties(simt, dtype, ties):
+    """A nucleus that ends inside a run of equal logits, and a top-k that keeps all of them."""
+    logits = torch.full((8, 1700), -1.0, dtype=dtype)
+    logits[:, 1100 : 1100 + ties] = 0.3
     assert_same_results(_sample(simt, logits, 0), _sample(ops, logits, 0))
+    rules = [torch.full((24,), 1.0), torch.tensor([1, 2, 64, 65, 100, 301]).repeat(4)]
+    rules += [torch.tensor([1.0, 0.5]).repeat_interleave(12), torch.zeros(24)]
+    rows = logits[:1].expand(24, -1), *rules, torch.arange(24), torch.arange(24)
+    assert_same_results(simt.sample_token(*rows, None), ops.sample_token(*rows))
 
 
 # ---- commit_candidates ---------------------------------------------------------------------------
@@ -132,6 +162,17 @@ def test_commit_candidates_moves_the_winner_and_nothing_else(simt, head_size, sc
     simt.commit_candidates(keys, values, slot, start, 8)
     ops.commit_candidates(*expected, slot, start, 8)
     assert_same_results([*keys, *values], [*expected[0], *expected[1]])
+
+
+@pytest.mark.parametrize("slot, start", [(4, 2), (100, 2), (2**40, 2), (1, 9), (1, 20), (1, -1)])
+def test_commit_candidates_leaves_rows_with_impossible_places_alone(simt, slot, start):
+    """k = 4, length 12: a slot that is no candidate's, a start from which k do not fit."""
+    keys, values = [torch.randn(2, 2, 12, 4)], [torch.randn(2, 2, 12, 4)]
+    expected = [t.clone() for t in (*keys, *values)]
+    simt.commit_candidates(keys, values, torch.tensor([slot, 3]), torch.tensor([start, 8]), 4)
+    for tensor in expected:
+        tensor[1, :, 8] = tensor[1, :, 11]
+    assert_same_results([*keys, *values], expected)
 
 
 def test_commit_candidates_of_more_buffers_than_one_launch_takes(simt):

@@ -110,12 +110,11 @@ def test_propose_candidates_agrees_with_the_reference(simt, dtype):
 # ---- what must not change a bit ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("two_launches", [False, True], ids=["one_launch", "two_launches"])
 @pytest.mark.parametrize("blocks", [1, 2, 3, 7, 32])
-def test_the_split_of_a_row_does_not_change_a_bit(simt, blocks, two_launches):
+def test_the_split_of_a_row_does_not_change_a_bit(simt, blocks):
     logits = RowCase(2, 32_001, 64, torch.bfloat16, False, "forward").make()
     expected = simt.propose_candidates(logits, 64, 64, None)
-    simt.set_launch_options(blocks, two_launches)
+    simt.set_blocks_per_row(blocks)
     simt.set_schedule("random", "random", 0, 0.0, blocks)
     assert_same_results(simt.propose_candidates(logits, 64, 64, None), expected)
 
@@ -136,9 +135,6 @@ def test_a_launch_reads_each_row_once_and_is_one_launch(simt):
     before = simt.statistics()[0]
     simt.propose_candidates(logits, 16, 64, None)
     assert simt.statistics()[0] - before == 1
-    simt.set_launch_options(0, True)
-    simt.propose_candidates(logits, 16, 64, None)
-    assert simt.statistics()[0] - before == 3
 
 
 # ---- pitfalls ------------------------------------------------------------------------------------
@@ -150,7 +146,7 @@ def test_a_launch_reads_each_row_once_and_is_one_launch(simt):
 def test_every_distribution(simt, distribution, blocks):
     """Among them: all equal (ties everywhere), ascending (every chunk beats the last threshold)."""
     logits = RowCase(2, 9000, 64, torch.float32, True, "forward").make(distribution)
-    simt.set_launch_options(blocks, False)
+    simt.set_blocks_per_row(blocks)
     actual = simt.propose_candidates(logits, 64, 64, None)
     assert_same_results(actual, ops.propose_candidates(logits, 64, 64))
 

@@ -52,9 +52,15 @@ GOOD = {
         "teacher_logits": zeros(2, 100),
         "candidate_ids": zeros(2, 8, dtype=i64),
     },
+    "random_uniform": lambda: {
+        "seed": zeros(2, dtype=i64),
+        "position": zeros(2, dtype=i64),
+        "purpose": 16,
+    },
 }
 
 HALVES = "float32, bfloat16 or float16"
+MARGIN = "override_margin must be at least 0 and finite"
 
 
 def logits_cases(argument, op):
@@ -296,4 +302,20 @@ CASES = [
         {"student_logits": zeros(2, 63)},
         "student_logits must have shape [batch, support] = [2, 64], got [2, 63]",
     ),
+    ("score_and_select", {"override_margin": -0.5}, f"{MARGIN}, got -0.5"),
+    ("score_and_select", {"override_margin": math.inf}, f"{MARGIN}, got inf"),
+    (
+        "random_uniform",
+        {"seed": zeros(2, 1, dtype=i64)},
+        "seed must have 1 dimensions [batch], got [2, 1]",
+    ),
+    ("random_uniform", {"seed": zeros(2)}, "seed must be int64, got float32"),
+    ("random_uniform", {"position": zeros(2)}, "position must be int64, got float32"),
+    (
+        "random_uniform",
+        {"position": zeros(3, dtype=i64)},
+        "position must have shape [batch] = [2], got [3]",
+    ),
+    ("random_uniform", {"purpose": -1}, "purpose must be in [0, 4294967295], got -1"),
+    ("random_uniform", {"purpose": 2**32}, "purpose must be in [0, 4294967295], got 4294967296"),
 ]

@@ -28,7 +28,7 @@ def probabilities(row, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> Tensor
     order = sorted(range(len(row)), key=lambda i: (-float(row[i]), i))
     p = torch.softmax(row.double() / temperature, 0)[order]
     if top_k:
-        p[top_k:] = 0
+        p[p < p[min(top_k, len(p)) - 1]] = 0  # what equals the k-th is kept
         p /= p.sum()
     before = p.cumsum(0) - p
     if top_p < 1:

@@ -27,7 +27,7 @@ KERNEL = [
 ]
 TORCH = Path(torch.__file__).parent
 BINDING = [
-    *["-O1", "-DS2T_SIMT", "-DTORCH_TARGET_VERSION=0x020a000000000000"],
+    *["-O1", "-DS2T_DEVICE_CALL", "-DTORCH_TARGET_VERSION=0x020a000000000000"],
     *["-isystem", str(TORCH / "include")],
     *["-isystem", str(TORCH / "include" / "torch" / "csrc" / "api" / "include")],
 ]
@@ -44,16 +44,18 @@ def why_not() -> str | None:
 def _flags(source: Path) -> list[str]:
     if source.suffix == ".cu":
         return [*COMMON, *KERNEL]
-    return [*COMMON, *(RUNTIME if source.parent.name == "simt" else BINDING)]
+    return [*COMMON, *(RUNTIME if source.parent == CSRC / "simt" else BINDING)]
 
 
 def sources(root: Path = CSRC) -> list[Path]:
-    bindings = root / "bindings"
+    """The emulator, the kernels, and the operators' bindings over calls on an emulated device."""
+    of_the_cpu = ("library.cpp", "module.cpp")
+    bindings = [p for p in (root / "bindings").glob("*.cpp") if p.name not in of_the_cpu]
     return [
         *sorted((root / "simt").glob("*.cpp")),
         *sorted((root / "cuda").glob("*.cu")),
-        *sorted(bindings.glob("*_cuda.cpp")),
-        *sorted(bindings.glob("*_simt.cpp")),
+        *sorted(bindings),
+        root / "bindings" / "simt" / "library.cpp",
     ]
 
 
@@ -61,14 +63,17 @@ def _state() -> str:
     digest = hashlib.sha256(torch.__version__.encode())
     digest.update(Path(__file__).read_bytes())
     rooms = ("core", "cuda", "simt", "bindings")
-    for path in sorted(p for room in rooms for p in (CSRC / room).glob("*.*")):
+    for path in sorted(p for room in rooms for p in (CSRC / room).rglob("*.*")):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def compile_object(source: Path, target: Path, include: Path = CSRC) -> Path:
-    command = ["g++", *_flags(source), f"-I{include}", "-c", str(source), "-o", str(target)]
+    # The emulator's <cuda_runtime.h> in place of CUDA's, and its "device.h" for the bindings.
+    folders = [include / "simt" / "as_cuda", CSRC / "bindings" / "simt", include]
+    includes = [f"-I{folder}" for folder in folders]
+    command = ["g++", *_flags(source), *includes, "-c", str(source), "-o", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

@@ -76,13 +76,13 @@ class TeacherSelection:
             return Choice(tokens, slot.where(state.triggered, 0), None, cache)
         chosen = ops.select_token(
             ids,
-            answer.candidate_logprobs,
-            state.triggered,
-            state.default,
-            state.finished,
-            state.pad_id,
-            self.config.score_temperature,
-            state.seed,
-            state.position,
+            scores=answer.candidate_logprobs,
+            triggered=state.triggered,
+            default_token=state.default,
+            finished=state.finished,
+            pad_id=state.pad_id,
+            score_temperature=self.config.score_temperature,
+            seed=state.seed,
+            position=state.position,
         )
         return Choice(chosen.token, chosen.slot, answer.candidate_logprobs, cache)

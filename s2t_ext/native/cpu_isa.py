@@ -1,4 +1,4 @@
-"""Which CPU instruction set the kernels use: `scalar`, `neon`, `avx2` or `avx512`.
+"""Which CPU instruction set the kernels use: `scalar`, `avx2` or `avx512`.
 
 The best that was compiled and that the processor has is chosen when a kernel first runs; the
 environment variable S2T_FORCE_CPU_ISA names another. Results do not depend on it, only the time

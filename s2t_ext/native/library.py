@@ -35,6 +35,7 @@ OPERATORS = (
     "sample_token",
     "commit_candidates",
     "support_kl",
+    "random_uniform",
 )
 PACKAGE = Path(__file__).resolve().parent.parent
 

@@ -6,6 +6,7 @@ the same name. `csrc/README.md` holds the contract.
 
 from s2t_ext.ops.commit_candidates import commit_candidates
 from s2t_ext.ops.propose_candidates import propose_candidates
+from s2t_ext.ops.random_uniform import random_uniform
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates
 from s2t_ext.ops.reference.sample_token import SampledToken
 from s2t_ext.ops.reference.score_and_select import ScoredSelection
@@ -25,6 +26,7 @@ __all__ = [
     "SupportKL",
     "commit_candidates",
     "propose_candidates",
+    "random_uniform",
     "sample_token",
     "score_and_select",
     "score_candidates",

@@ -1,6 +1,7 @@
 """Commit: wrapper and fake."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -32,12 +33,10 @@ def commit_candidates(
 
     Source: the commit of one decode step; see csrc/README.md.
     """
-    _op(keys, values, slot, start, k)
+    _op(keys=keys, values=values, slot=slot, start=start, k=k)
 
 
-def _fake(
-    keys: Sequence[Tensor], values: Sequence[Tensor], slot: Tensor, start: Tensor, k: int
-) -> None:
+def _fake(**_: Any) -> None:
     return None
 
 

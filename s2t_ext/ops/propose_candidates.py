@@ -1,5 +1,7 @@
 """Propose: wrapper and fake."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,12 +34,12 @@ def propose_candidates(
 
     Source: candidate set C_t and entropy trigger of Select to Think (arXiv 2604.26940).
     """
-    return ProposedCandidates._make(_op(logits, k, support, blocked_ids))
+    return ProposedCandidates._make(
+        _op(logits=logits, k=k, support=support, blocked_ids=blocked_ids)
+    )
 
 
-def _fake(
-    logits: Tensor, k: int, support: int, blocked_ids: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _fake(logits: Tensor, k: int, **_: Any) -> tuple[Tensor, ...]:
     batch = logits.shape[0]
     return (
         logits.new_empty((batch, k), dtype=torch.int64),

@@ -1,5 +1,7 @@
 """Sample: wrapper and fake."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,15 +22,16 @@ def sample_token(
 ) -> SampledToken:
     """Draw the ordinary next token of every row: temperature, then top-k, top-p, min-p.
 
-    Of the tokens in the order (logit, larger first; id, smaller first), top-k keeps the first k,
-    top-p those before which less than p of the remaining mass lies, min-p those with at least
-    min_p times the probability of the best; the best is always kept. One uniform number per row
-    is looked up in the cumulated probabilities of the kept tokens in the order of their ids.
+    Of the tokens in the order (logit, larger first; id, smaller first), top-k keeps the first k
+    and all others whose logit equals that of the k-th (as transformers does), top-p those before
+    which less than p of the remaining mass lies, min-p those with at least min_p times the
+    probability of the best; the best is always kept. One uniform number per row is looked up in
+    the cumulated probabilities of the kept tokens in the order of their ids.
 
     Args:
         logits: float32, bfloat16 or float16 [batch, vocab]; last stride 1, any row stride.
         temperature: float32 [batch]; 0 or below takes the best token.
-        top_k: int64 [batch]; 0 or below keeps all, 1 takes the best token.
+        top_k: int64 [batch]; 0 or below keeps all.
         top_p: float32 [batch]; 1 or above keeps all.
         min_p: float32 [batch]; 0 or below keeps all.
         seed: int64 [batch]; a row's draw depends on its seed, position and logits alone.
@@ -44,20 +47,20 @@ def sample_token(
         RuntimeError: wrong rank, shape, dtype or device, or a blocked id out of range.
     """
     return SampledToken._make(
-        _op(logits, temperature, top_k, top_p, min_p, seed, position, blocked_ids)
+        _op(
+            logits=logits,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            seed=seed,
+            position=position,
+            blocked_ids=blocked_ids,
+        )
     )
 
 
-def _fake(
-    logits: Tensor,
-    temperature: Tensor,
-    top_k: Tensor,
-    top_p: Tensor,
-    min_p: Tensor,
-    seed: Tensor,
-    position: Tensor,
-    blocked_ids: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _fake(logits: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
     batch = logits.shape[0]
     return (
         logits.new_empty(batch, dtype=torch.int64),

@@ -1,5 +1,7 @@
 """Score and select in one launch: wrapper and fake."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,7 @@ def score_and_select(
     score_temperature: float = 0.0,
     seed: Tensor | None = None,
     position: Tensor | None = None,
+    override_margin: float = 0.0,
 ) -> ScoredSelection:
     """`score_candidates`, the prior term and `select_token` in one call.
 
@@ -52,15 +55,21 @@ def score_and_select(
         position: As in `select_token`.
         candidate_logprobs: float32 [batch, k], log p of the candidate under the proposing model.
         prior_weight: weight of the log-probability; 0 is the paper's score.
+        override_margin: another candidate takes the place of the first one only if its total is
+            higher by more than this; 0 asks for no margin. When drawing (score_temperature above
+            0) the rule is applied to the slot that was drawn. A first candidate that cannot be
+            chosen (id -1, or a total of -inf) is not kept.
 
     Returns:
         ScoredSelection: token and slot, int64 [batch]; scores float32 [batch, k], the totals that
-        were compared, -inf where nothing was scored or the total is NaN.
+        were compared, -inf where nothing was scored or the total is NaN; refused bool [batch], in
+        which rows the margin kept the first candidate in place of the chosen one.
 
     Raises:
-        RuntimeError: as `score_candidates` and `select_token`.
+        RuntimeError: as `score_candidates` and `select_token`; override_margin is negative or not
+            finite.
 
-    Source: S2T-LOCAL (arXiv 2604.26940); the prior term is this library's.
+    Source: S2T-LOCAL (arXiv 2604.26940); the prior term and the margin are this library's.
     """
     if bin_values is None:
         bin_values = default_bin_values(rows)
@@ -69,90 +78,32 @@ def score_and_select(
     )
     return ScoredSelection._make(
         _op(
-            hidden,
-            rows,
-            bias,
-            bin_values,
-            bin_temperature,
-            logit_scale,
-            softcap,
-            ids,
-            candidate_logprobs,
-            prior_weight,
-            triggered,
-            default_token,
-            finished,
-            pad_id,
-            score_temperature,
-            seed,
-            position,
+            hidden=hidden,
+            rows=rows,
+            bias=bias,
+            bin_values=bin_values,
+            bin_temperature=bin_temperature,
+            logit_scale=logit_scale,
+            softcap=softcap,
+            ids=ids,
+            candidate_logprobs=candidate_logprobs,
+            prior_weight=prior_weight,
+            triggered=triggered,
+            default_token=default_token,
+            finished=finished,
+            pad_id=pad_id,
+            score_temperature=score_temperature,
+            seed=seed,
+            position=position,
+            override_margin=override_margin,
         )
     )
 
 
-def _reference(
-    hidden: Tensor,
-    rows: Tensor,
-    bias: Tensor | None,
-    bin_values: Tensor,
-    bin_temperature: float,
-    logit_scale: float,
-    softcap: float | None,
-    ids: Tensor,
-    candidate_logprobs: Tensor,
-    prior_weight: float,
-    triggered: Tensor,
-    default_token: Tensor,
-    finished: Tensor,
-    pad_id: int,
-    score_temperature: float,
-    seed: Tensor,
-    position: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The reference with the arguments in the order of the schema."""
-    return reference.score_and_select(
-        hidden,
-        rows,
-        ids=ids,
-        candidate_logprobs=candidate_logprobs,
-        triggered=triggered,
-        default_token=default_token,
-        finished=finished,
-        pad_id=pad_id,
-        bias=bias,
-        bin_values=bin_values,
-        bin_temperature=bin_temperature,
-        logit_scale=logit_scale,
-        softcap=softcap,
-        prior_weight=prior_weight,
-        score_temperature=score_temperature,
-        seed=seed,
-        position=position,
-    )
-
-
-def _fake(
-    hidden: Tensor,
-    rows: Tensor,
-    bias: Tensor | None,
-    bin_values: Tensor,
-    bin_temperature: float,
-    logit_scale: float,
-    softcap: float | None,
-    ids: Tensor,
-    candidate_logprobs: Tensor,
-    prior_weight: float,
-    triggered: Tensor,
-    default_token: Tensor,
-    finished: Tensor,
-    pad_id: int,
-    score_temperature: float,
-    seed: Tensor,
-    position: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(hidden: Tensor, ids: Tensor, triggered: Tensor, **_: Any) -> tuple[Tensor, ...]:
     batch, k = ids.shape
     scores = hidden.new_empty((batch, k), dtype=torch.float32)
-    return ids.new_empty(batch), ids.new_empty(batch), scores
+    return ids.new_empty(batch), ids.new_empty(batch), scores, triggered.new_empty(batch)
 
 
-_op = bind("score_and_select", _reference, _fake)
+_op = bind("score_and_select", reference.score_and_select, _fake)

@@ -1,5 +1,7 @@
 """Score: wrapper and fake."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,19 +43,19 @@ def score_candidates(
     """
     if bin_values is None:
         bin_values = default_bin_values(rows)
-    scores: Tensor = _op(hidden, rows, bias, bin_values, bin_temperature, logit_scale, softcap)
+    scores: Tensor = _op(
+        hidden=hidden,
+        rows=rows,
+        bias=bias,
+        bin_values=bin_values,
+        bin_temperature=bin_temperature,
+        logit_scale=logit_scale,
+        softcap=softcap,
+    )
     return scores
 
 
-def _fake(
-    hidden: Tensor,
-    rows: Tensor,
-    bias: Tensor | None,
-    bin_values: Tensor,
-    bin_temperature: float,
-    logit_scale: float,
-    softcap: float | None,
-) -> Tensor:
+def _fake(hidden: Tensor, **_: Any) -> Tensor:
     return hidden.new_empty(hidden.shape[0], dtype=torch.float32)
 
 

@@ -1,5 +1,7 @@
 """Select: wrapper and fake."""
 
+from typing import Any
+
 from torch import Tensor
 
 from s2t_ext.ops import reference
@@ -9,6 +11,7 @@ from s2t_ext.ops.reference.select_token import SelectedToken
 
 def select_token(
     ids: Tensor,
+    *,
     scores: Tensor,
     triggered: Tensor,
     default_token: Tensor,
@@ -44,30 +47,20 @@ def select_token(
     seed, position = random_state("select_token", score_temperature, seed, position, default_token)
     return SelectedToken._make(
         _op(
-            ids,
-            scores,
-            triggered,
-            default_token,
-            finished,
-            pad_id,
-            score_temperature,
-            seed,
-            position,
+            ids=ids,
+            scores=scores,
+            triggered=triggered,
+            default_token=default_token,
+            finished=finished,
+            pad_id=pad_id,
+            score_temperature=score_temperature,
+            seed=seed,
+            position=position,
         )
     )
 
 
-def _fake(
-    ids: Tensor,
-    scores: Tensor,
-    triggered: Tensor,
-    default_token: Tensor,
-    finished: Tensor,
-    pad_id: int,
-    score_temperature: float,
-    seed: Tensor,
-    position: Tensor,
-) -> tuple[Tensor, Tensor]:
+def _fake(ids: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
     batch = ids.shape[0]
     return ids.new_empty(batch), ids.new_empty(batch)
 

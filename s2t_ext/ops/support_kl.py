@@ -1,5 +1,7 @@
 """Divergence from the teacher: wrapper and fake."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,12 +38,17 @@ def support_kl(
     Source: the divergence trigger and the selection by the teacher of Select to Think (arXiv
     2604.26940).
     """
-    return SupportKL._make(_op(student_ids, student_logits, teacher_logits, candidate_ids))
+    return SupportKL._make(
+        _op(
+            student_ids=student_ids,
+            student_logits=student_logits,
+            teacher_logits=teacher_logits,
+            candidate_ids=candidate_ids,
+        )
+    )
 
 
-def _fake(
-    student_ids: Tensor, student_logits: Tensor, teacher_logits: Tensor, candidate_ids: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(teacher_logits: Tensor, candidate_ids: Tensor, **_: Any) -> tuple[Tensor, ...]:
     batch = teacher_logits.shape[0]
     return (
         teacher_logits.new_empty(batch, dtype=torch.float32),

@@ -1,6 +1,6 @@
 // Correct kernels: the checker must stay silent, and their results show that the emulated
 // operations mean what the CUDA and PTX manuals say.
-#include "../simt.cuh"
+#include "../device_api.h"
 #include "cases.h"
 #include "last_block.cuh"
 

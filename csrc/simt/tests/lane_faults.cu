@@ -1,6 +1,6 @@
 // Wrong masks, barriers, waits, asynchronous copies and limits: one tiny kernel per diagnosis, as
 // in memory_faults.cu.
-#include "../simt.cuh"
+#include "../device_api.h"
 #include "cases.h"
 #include "last_block.cuh"
 

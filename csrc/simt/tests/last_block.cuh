@@ -1,7 +1,7 @@
 // Shared by the faults and the controls: how the last block to arrive reads what the others wrote.
 #pragma once
 
-#include "../simt.cuh"
+#include "../device_api.h"
 
 constexpr unsigned kFull = 0xffffffffu;
 SIMT_DEVICE int me() { return static_cast<int>(threadIdx.x); }

@@ -1,6 +1,6 @@
 // Data races and wrong accesses: one tiny kernel per diagnosis. The line that must be named carries
 // the comment "FAULT <kernel>"; selftest.cpp reads this file to find it.
-#include "../simt.cuh"
+#include "../device_api.h"
 #include "cases.h"
 #include "last_block.cuh"
 
@@ -63,6 +63,10 @@ SIMT_KERNEL void uninitialised_shared(float* out) {
 }
 SIMT_KERNEL void uninitialised_global(float* out) {
   out[0] = out[1] + 1;  // FAULT uninitialised_global
+}
+SIMT_KERNEL void uninitialised_atomic(float* out) {
+  SIMT_SHARED(int, count);
+  out[0] = static_cast<float>(atomicAdd(&count, 1));  // FAULT uninitialised_atomic
 }
 SIMT_KERNEL void shared_out_of_bounds(float* out) {
   SIMT_SHARED_ARRAY(float, s, 32);
@@ -132,6 +136,13 @@ const Fault kMemoryFaults[] = {
     FAULT(uninitialised_global,
           "read of uninitialised global 'out'",
           "uninitialised_global",
+          1,
+          1,
+          0,
+          m.out),
+    FAULT(uninitialised_atomic,
+          "read of uninitialised shared 'count'",
+          "uninitialised_atomic",
           1,
           1,
           0,

@@ -8,6 +8,7 @@ from s2t_ext.ops.reference._common import (
 )
 from s2t_ext.ops.reference.commit_candidates import commit_candidates
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
+from s2t_ext.ops.reference.random_uniform import random_uniform
 from s2t_ext.ops.reference.sample_token import SampledToken, sample_token
 from s2t_ext.ops.reference.score_and_select import ScoredSelection, score_and_select
 from s2t_ext.ops.reference.score_candidates import score_candidates
@@ -26,6 +27,7 @@ __all__ = [
     "SupportKL",
     "commit_candidates",
     "propose_candidates",
+    "random_uniform",
     "sample_token",
     "score_and_select",
     "score_candidates",

@@ -37,7 +37,7 @@ def sample_token(
     ordered, order = torch.sort(x, dim=1, descending=True, stable=True)
     best, best_id = ordered[:, :1], order[:, 0]
 
-    is_greedy = ~(temperature > 0) | (top_k == 1) | (best[:, 0] == math.inf)
+    is_greedy = ~(temperature > 0) | (best[:, 0] == math.inf)
     tau = torch.where(is_greedy, 1.0, temperature.double())[:, None]
     tempered = (ordered - torch.where(best.isfinite(), best, 0.0)) / tau
     keep = _kept(tempered, top_k[:, None], top_p.double()[:, None], min_p.double()[:, None])
@@ -59,8 +59,10 @@ def sample_token(
 
 def _kept(tempered: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Which of the ordered entries may be drawn: top-k, then top-p, then min-p; never none."""
-    rank = torch.arange(tempered.shape[1], device=tempered.device)
-    keep = (top_k <= 0) | (rank < top_k)
+    vocab = tempered.shape[1]
+    rank = torch.arange(vocab, device=tempered.device)
+    last = tempered.gather(1, top_k.clamp(1, vocab) - 1)
+    keep = (top_k <= 0) | (tempered >= last)  # all that equal the k-th
     p = common.log_probabilities(torch.where(keep, tempered, -math.inf)).exp()
     keep = keep & ((top_p >= 1) | (p.cumsum(dim=1) - p < top_p))
     keep = keep & ((min_p <= 0) | (p >= min_p * p[:, :1]))

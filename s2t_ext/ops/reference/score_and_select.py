@@ -19,6 +19,7 @@ class ScoredSelection(NamedTuple):
     token: Tensor  # int64 [batch]
     slot: Tensor  # int64 [batch]; place of the token among the candidates, 0 if none was chosen
     scores: Tensor  # float32 [batch, k], the totals compared; -inf where nothing was scored
+    refused: Tensor  # bool [batch]; the margin kept the first candidate
 
 
 def score_and_select(
@@ -40,6 +41,7 @@ def score_and_select(
     score_temperature: float = 0.0,
     seed: Tensor | None = None,
     position: Tensor | None = None,
+    override_margin: float = 0.0,
 ) -> ScoredSelection:
     """See `s2t_ext.ops.score_and_select`."""
     common.require_rank(_OP, "hidden", hidden, 3, "[batch, k, hidden_size]")
@@ -53,6 +55,8 @@ def score_and_select(
     )
     common.require_device(_OP, "candidate_logprobs", candidate_logprobs, hidden, "hidden")
     common.require(math.isfinite(prior_weight), _OP, "prior_weight", "be finite", prior_weight)
+    is_margin = math.isfinite(override_margin) and override_margin >= 0
+    common.require(is_margin, _OP, "override_margin", "be at least 0 and finite", override_margin)
 
     total = expected_bin_value(
         hidden, rows, bias, bin_values, bin_temperature, logit_scale, softcap
@@ -65,4 +69,19 @@ def score_and_select(
     choice = choose(
         ids, scores, triggered, default_token, finished, pad_id, score_temperature, seed, position
     )
-    return ScoredSelection(choice.token, choice.slot, scores.float())
+    refused = _is_refused(scores, choice.slot, override_margin)
+    return ScoredSelection(
+        torch.where(refused, ids[:, 0], choice.token),
+        choice.slot.masked_fill(refused, 0),
+        scores.float(),
+        refused,
+    )
+
+
+def _is_refused(scores: Tensor, slot: Tensor, margin: float) -> Tensor:
+    """Rows whose choice is not better than the first candidate by more than the margin."""
+    first, chosen = scores[:, 0], scores.gather(1, slot[:, None]).squeeze(1)
+    if margin == 0:
+        return torch.zeros_like(slot, dtype=torch.bool)
+    # -inf: a first candidate that cannot be chosen is not kept.
+    return (slot != 0) & (first > -math.inf) & ~(chosen - first > margin)

@@ -3,7 +3,6 @@
 // Key and value buffers as commit_candidates takes them: checks, and tensors -> CommitBuffer.
 
 #include <algorithm>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -87,30 +86,24 @@ inline void check_commit(const std::vector<Tensor>& keys,
   check_buffers("values", values, slot);
 }
 
-// That every winner lies in its candidates and in every buffer; for tensors the host can read.
-inline void check_places(const std::vector<Tensor>& keys,
-                         const std::vector<Tensor>& values,
-                         const Tensor& slot,
-                         const Tensor& start,
-                         int64_t k) {
-  std::optional<int64_t> shortest;
-  for (const auto* buffers : {&keys, &values}) {
-    for (const Tensor& buffer : *buffers) {
-      shortest = std::min(shortest.value_or(buffer.size(2)), buffer.size(2));
-    }
+// That every winner lies in its candidates and in every buffer; for values the host can read.
+inline void check_places(const CommitCandidatesParams& params) {
+  if (params.num_buffers == 0) return;
+  int64_t shortest = params.buffers[0].length;
+  for (int64_t i = 1; i < params.num_buffers; ++i) {
+    shortest = std::min(shortest, params.buffers[i].length);
   }
-  if (!shortest) return;
-  const int64_t *slots = data<int64_t>(slot), *starts = data<int64_t>(start);
-  const int64_t last = *shortest - k;
-  for (int64_t b = 0; b < slot.size(0); ++b) {
-    if (slots[b] >= k) {
-      fail(kCommitOp, "slot", "be less than k = " + std::to_string(k), std::to_string(slots[b]));
+  const int64_t last = shortest - params.k;
+  for (int64_t b = 0; b < params.batch; ++b) {
+    const int64_t slot = params.slot[b], start = params.start[b];
+    if (slot >= params.k) {
+      fail(kCommitOp, "slot", "be less than k = " + std::to_string(params.k), std::to_string(slot));
     }
-    if (slots[b] > 0 && (starts[b] < 0 || starts[b] > last)) {
+    if (slot > 0 && (start < 0 || start > last)) {
       fail(kCommitOp, "start",
-           "be in [0, " + std::to_string(last) + "] (length " + std::to_string(*shortest) +
-               " less k = " + std::to_string(k) + ")",
-           std::to_string(starts[b]));
+           "be in [0, " + std::to_string(last) + "] (length " + std::to_string(shortest) +
+               " less k = " + std::to_string(params.k) + ")",
+           std::to_string(start));
     }
   }
 }

@@ -1,6 +1,6 @@
 #pragma once
 
-// Checks that operators on logits [batch, vocab] share.
+// Logits [batch, vocab] as operators take them: checks, and tensors -> params.
 
 #include <optional>
 
@@ -27,17 +27,6 @@ inline void check_row_argument(
   check_device(op, argument, tensor, logits, "logits");
 }
 
-// The ids of a one-dimensional CPU tensor; empty for none.
-inline std::vector<int64_t> values_on_cpu(const std::optional<Tensor>& ids) {
-  std::vector<int64_t> values;
-  if (!ids) return values;
-  const int64_t count = ids->size(0), stride = ids->stride(0);
-  const int64_t* first = data<int64_t>(*ids);
-  values.reserve(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) values.push_back(first[i * stride]);
-  return values;
-}
-
 // Shape and, on the CPU, values. Elsewhere reading values would wait for the device.
 inline void check_blocked_ids(const char* op,
                               const std::optional<Tensor>& blocked_ids,
@@ -52,12 +41,31 @@ inline void check_blocked_ids(const char* op,
          std::to_string(count));
   }
   if (!blocked_ids->is_cpu()) return;
-  for (const int64_t id : values_on_cpu(blocked_ids)) {
+  const Tensor contiguous = as_contiguous(*blocked_ids);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t id = data<int64_t>(contiguous)[i];
     if (id < 0 || id >= vocab) {
       fail(op, "blocked_ids", "be in [0, vocab) = [0, " + std::to_string(vocab) + ")",
            std::to_string(id));
     }
   }
+}
+
+// `rows` has a last stride of 1.
+template <class Params>
+void set_logits(Params& params, const Tensor& rows) {
+  params.logits = rows.const_data_ptr();
+  params.logits_type = scalar_type(rows);
+  params.batch = rows.size(0);
+  params.vocab = rows.size(1);
+  params.row_stride = rows.stride(0);
+}
+
+template <class Params, class Call>
+void set_blocked_ids(Params& params, Call& call, const std::optional<Tensor>& blocked_ids) {
+  if (!blocked_ids) return;
+  params.blocked_ids = call.template values<int64_t>(*blocked_ids, "blocked_ids");
+  params.num_blocked = static_cast<int32_t>(blocked_ids->size(0));
 }
 
 }  // namespace s2t::bindings

@@ -2,11 +2,9 @@
 
 // The score head as operators take it: checks, and tensors -> ScoreHead.
 
-#include <cmath>
 #include <optional>
 
 #include "bindings/checks.h"
-#include "bindings/number_text.h"
 #include "core/score_candidates.h"
 
 namespace s2t::bindings {
@@ -19,15 +17,6 @@ struct HeadArguments {
   double logit_scale;
   std::optional<double> softcap;
 };
-
-inline void check_positive(const char* op, const char* argument, double value) {
-  if (std::isfinite(value) && value > 0) return;
-  fail(op, argument, "be positive and finite", number_text(value));
-}
-
-inline void check_finite(const char* op, const char* argument, double value) {
-  if (!std::isfinite(value)) fail(op, argument, "be finite", number_text(value));
-}
 
 // `hidden` has any rank; its last dimension is the hidden size.
 inline void check_head(const char* op, const Tensor& hidden, const HeadArguments& head) {
@@ -53,17 +42,6 @@ inline void check_head(const char* op, const Tensor& hidden, const HeadArguments
   if (head.softcap) check_positive(op, "softcap", *head.softcap);
 }
 
-// A checked head; the tensors keep what its pointers point to.
-struct HeadTensors {
-  explicit HeadTensors(const HeadArguments& head)
-      : rows(with_unit_last_stride(head.rows)), bin_values(as_contiguous(head.bin_values)) {
-    if (head.bias) bias = as_contiguous(*head.bias);
-  }
-
-  Tensor rows, bin_values;
-  std::optional<Tensor> bias;
-};
-
 // 1 / value as float, the largest float if that overflows: 0 times infinity is no logit.
 inline float inverse_of(double value) {
   constexpr double kLargest = 3.4028234663852886e38;
@@ -71,18 +49,20 @@ inline float inverse_of(double value) {
   return static_cast<float>(inverse < kLargest ? inverse : kLargest);
 }
 
-inline ScoreHead make_head(const HeadTensors& tensors, const HeadArguments& arguments) {
+template <class Call>
+ScoreHead make_head(Call& call, const HeadArguments& arguments) {
+  const Tensor rows = call.rows(arguments.rows, "rows");
   ScoreHead head = {};
-  head.rows = tensors.rows.const_data_ptr();
-  head.rows_type = scalar_type(tensors.rows);
-  head.row_stride = tensors.rows.stride(0);
-  head.hidden_size = tensors.rows.size(1);
-  head.num_bins = static_cast<int32_t>(tensors.rows.size(0));
-  if (tensors.bias) {
-    head.bias = tensors.bias->const_data_ptr();
-    head.bias_type = scalar_type(*tensors.bias);
+  head.rows = rows.const_data_ptr();
+  head.rows_type = scalar_type(rows);
+  head.row_stride = rows.stride(0);
+  head.hidden_size = rows.size(1);
+  head.num_bins = static_cast<int32_t>(rows.size(0));
+  if (arguments.bias) {
+    head.bias = call.template values<void>(*arguments.bias, "bias");
+    head.bias_type = scalar_type(*arguments.bias);
   }
-  head.bin_values = data<float>(tensors.bin_values);
+  head.bin_values = call.template values<float>(arguments.bin_values, "bin_values");
   head.inverse_bin_temperature = inverse_of(arguments.bin_temperature);
   head.logit_scale = static_cast<float>(arguments.logit_scale);
   if (arguments.softcap) {

@@ -3,18 +3,10 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include "bindings/checks.h"
-#include "bindings/launch_options_simt.h"
 #include "bindings/schemas.h"
-#include "simt/runtime.h"
+#include "bindings/simt/device.h"
 
 namespace s2t::bindings {
-
-cuda::RowSplit& simt_split() {
-  static cuda::RowSplit split;
-  return split;
-}
-
 namespace {
 
 simt::Order order_of(const std::string& argument, const std::string& name) {
@@ -32,11 +24,10 @@ void set_schedule(
                       static_cast<int>(resident), preempt, static_cast<uint64_t>(seed)};
 }
 
-void set_launch_options(int64_t blocks_per_row, bool two_launches) {
-  if (blocks_per_row < 0)
-    fail("set_launch_options", "blocks_per_row", "be at least 0 (0: tuned)",
-         std::to_string(blocks_per_row));
-  simt_split() = {static_cast<int>(blocks_per_row), two_launches};
+void set_blocks_per_row(int64_t blocks) {
+  if (blocks < 0)
+    fail("set_blocks_per_row", "blocks", "be at least 0 (0: tuned)", std::to_string(blocks));
+  chosen_blocks_per_row() = blocks;
 }
 
 // Kernel launches, accesses checked and collectives since the process started.
@@ -52,12 +43,12 @@ std::tuple<int64_t, int64_t, int64_t> statistics() {
 STABLE_TORCH_LIBRARY(s2t_ext_simt, m) {
   for (const char* schema : s2t::bindings::kSchemas) m.def(schema);
   m.def("set_schedule(str threads, str blocks, int resident, float preempt, int seed) -> ()");
-  m.def("set_launch_options(int blocks_per_row, bool two_launches) -> ()");
+  m.def("set_blocks_per_row(int blocks) -> ()");
   m.def("statistics() -> (int launches, int accesses, int collectives)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(s2t_ext_simt, CompositeExplicitAutograd, m) {
   m.impl("set_schedule", TORCH_BOX(&s2t::bindings::set_schedule));
-  m.impl("set_launch_options", TORCH_BOX(&s2t::bindings::set_launch_options));
+  m.impl("set_blocks_per_row", TORCH_BOX(&s2t::bindings::set_blocks_per_row));
   m.impl("statistics", TORCH_BOX(&s2t::bindings::statistics));
 }

@@ -2,10 +2,7 @@
 
 // The rows of a choice as operators take them: checks, and tensors -> SelectTokenParams.
 
-#include <cmath>
-
 #include "bindings/checks.h"
-#include "bindings/number_text.h"
 #include "core/select_token.h"
 
 namespace s2t::bindings {
@@ -35,9 +32,7 @@ inline void check_rows(const char* op, const RowArguments& rows) {
   if (k < 1 || k > kMaxCandidates) {
     fail(op, "ids", "have 1 to " + std::to_string(kMaxCandidates) + " columns", std::to_string(k));
   }
-  if (!std::isfinite(rows.score_temperature) || rows.score_temperature < 0) {
-    fail(op, "score_temperature", "be at least 0 and finite", number_text(rows.score_temperature));
-  }
+  check_not_negative(op, "score_temperature", rows.score_temperature);
   check_row_values(op, "triggered", rows.triggered, Dtype::Bool, rows.ids);
   check_row_values(op, "default_token", rows.default_token, Dtype::Long, rows.ids);
   check_row_values(op, "finished", rows.finished, Dtype::Bool, rows.ids);
@@ -47,40 +42,22 @@ inline void check_rows(const char* op, const RowArguments& rows) {
   }
 }
 
-// Checked rows, contiguous, and the results; they keep what the params point to.
-struct RowTensors {
-  explicit RowTensors(const RowArguments& rows)
-      : ids(as_contiguous(rows.ids)),
-        triggered(as_contiguous(rows.triggered)),
-        default_token(as_contiguous(rows.default_token)),
-        finished(as_contiguous(rows.finished)),
-        seed(as_contiguous(rows.seed)),
-        position(as_contiguous(rows.position)),
-        token(new_tensor({ids.size(0)}, Dtype::Long, ids)),
-        slot(new_tensor({ids.size(0)}, Dtype::Long, ids)) {}
-
-  Tensor ids, triggered, default_token, finished, seed, position;
-  Tensor token, slot;
-};
-
-// `scores` is contiguous [batch, k].
-inline SelectTokenParams make_select_params(const RowTensors& tensors,
-                                            const RowArguments& rows,
-                                            const float* scores) {
+// All but the scores and the results.
+template <class Call>
+SelectTokenParams make_select_params(Call& call, const RowArguments& rows) {
   SelectTokenParams params = {};
-  params.ids = data<int64_t>(tensors.ids);
-  params.scores = scores;
-  params.triggered = data<bool>(tensors.triggered);
-  params.default_token = data<int64_t>(tensors.default_token);
-  params.finished = data<bool>(tensors.finished);
-  params.seed = data<int64_t>(tensors.seed);
-  params.position = data<int64_t>(tensors.position);
-  params.batch = tensors.ids.size(0);
-  params.k = static_cast<int32_t>(tensors.ids.size(1));
+  params.ids = call.template values<int64_t>(rows.ids, "ids");
+  params.triggered = call.template values<bool>(rows.triggered, "triggered");
+  params.default_token = call.template values<int64_t>(rows.default_token, "default_token");
+  params.finished = call.template values<bool>(rows.finished, "finished");
+  if (rows.score_temperature > 0) {
+    params.seed = call.template values<int64_t>(rows.seed, "seed");
+    params.position = call.template values<int64_t>(rows.position, "position");
+  }
+  params.batch = rows.ids.size(0);
+  params.k = static_cast<int32_t>(rows.ids.size(1));
   params.pad_id = rows.pad_id;
   params.score_temperature = static_cast<float>(rows.score_temperature);
-  params.token = mutable_data<int64_t>(tensors.token);
-  params.slot = mutable_data<int64_t>(tensors.slot);
   return params;
 }
 
