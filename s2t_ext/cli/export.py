@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +36,6 @@ def export(
 
         base, tokenizer = load_model(model, dtype)
         folder = export_selector(selector, base, tokenizer, output, merge=merge)
-        card = Path(selector) / "README.md"
-        if card.is_file():
-            shutil.copy(card, folder / "README.md")
         typer.echo(f"{selector} -> {folder}")
         if push_to_hub is not None:
             typer.echo(upload(folder, push_to_hub, private=private))

@@ -7,9 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
+
 from s2t_ext.distillation.data.collection import MANIFEST_NAME
 from s2t_ext.distillation.train import QUALITY_NAME
 from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.shipped import shipped_folder
+from s2t_ext.selectors.selector import Selector
+
+CARD_NAME = "README.md"
 
 _ROWS = (
     ("agreement", "agreement with the teacher"),
@@ -29,6 +35,26 @@ _STEPS = {
     "entropy": "entropy",
     "either": "KL(student || teacher) or the highest entropy",
 }
+
+
+_USE = """# {name} with Select-to-Think
+
+This folder decodes with the selector beside its weights ([s2t_ext](https://arxiv.org/abs/2604.26940)):
+
+```python
+# pip install s2t_ext
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+inputs = tokenizer("...", return_tensors="pt")
+output = model.generate(**inputs, max_new_tokens=256)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+
+`transformers serve FOLDER --trust-remote-code` serves it. Without `trust_remote_code` it is a plain
+model.
+"""
 
 
 def write_card(selector: str | Path, run: str | Path, collection: str | Path) -> Path:
@@ -75,9 +101,37 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
             f"* trigger `{name}`: threshold {calibration['threshold']:.4g}, "
             f"{calibration['rate']:.2%} of {calibration['tokens']} steps"
         )
-    path = selector / "README.md"
+    path = selector / CARD_NAME
     write_atomically(path, "\n".join(lines) + "\n")
     return path
+
+
+def selector_card(selector: Any) -> str:
+    """The card in a selector's folder; empty without one."""
+    if not isinstance(selector, (str, Path)):
+        return ""
+    path = Path(shipped_folder(selector) or selector) / CARD_NAME
+    return path.read_text("utf-8") if path.is_file() else ""
+
+
+def model_card(selector: Selector, card: str) -> str:
+    """`README.md` of an exported model.
+
+    Args:
+        selector: What the model decodes with.
+        card: The selector's own card, or nothing.
+    """
+    base = selector.base_model.get("name", "")
+    data = ModelCardData(
+        base_model=base if "/" in base else None,  # a repository, not a folder's name
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["custom_generate", "select-to-think"],
+    )
+    about = ModelCard(card).text.strip() if card.startswith("---") else card
+    return (
+        f"---\n{data.to_yaml()}\n---\n\n{_USE.format(name=Path(base).name)}\n{about}".strip() + "\n"
+    )
 
 
 def _data(settings: dict[str, Any]) -> str:

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.runs.shipped import shipped_folder
+
 
 def read_json(path: Path, reader: str) -> dict[str, Any]:
     """The object in a JSON file; ValueError, in the name of `reader`, if it holds anything else."""
@@ -29,6 +31,7 @@ def locate_file(path_or_repo: str | Path, name: str) -> Path:
     Raises:
         FileNotFoundError: if it is not there.
     """
+    path_or_repo = shipped_folder(path_or_repo) or path_or_repo
     if os.path.isdir(path_or_repo):
         path = Path(path_or_repo) / name
         if path.is_file():

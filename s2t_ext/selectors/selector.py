@@ -15,6 +15,7 @@ from torch import nn
 from s2t_ext import ops
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.runs.files import locate_file
+from s2t_ext.runs.shipped import shipped_folder
 from s2t_ext.selectors import storage
 from s2t_ext.selectors.adapter import attach_adapter, left_whole
 from s2t_ext.selectors.parts import Calibration, TriggerHead
@@ -217,7 +218,18 @@ class Selector:
     def from_pretrained(
         cls, path_or_repo: str | Path, model: nn.Module | None = None, **options: Any
     ) -> Selector:
-        """Loads a selector folder (or hub repository) and attaches its adapter, if it has one."""
+        """Loads a selector and attaches its adapter, if it has one.
+
+        Args:
+            path_or_repo: A folder, a hub repository, or the name of a selector that ships with the
+                package (`s2t_ext/demo`).
+            model: The student; needed for an adapter, else compared with the one it was made for.
+            options: Arguments of `Selector` to replace.
+
+        Raises:
+            FileNotFoundError: if there is no selector.
+            ValueError: if it is damaged, or made for another model.
+        """
         return _load(cls, path_or_repo, model, options)
 
     def save_pretrained(self, folder: str | Path) -> Path:
@@ -268,6 +280,7 @@ class Selector:
 def _load(
     cls: type[Selector], path_or_repo: str | Path, model: nn.Module | None, options: dict[str, Any]
 ) -> Selector:
+    path_or_repo = shipped_folder(path_or_repo) or path_or_repo
     kind = storage.kind_of(path_or_repo)
     if kind == "adapter":
         return import_research_adapter(path_or_repo, model, **options)
