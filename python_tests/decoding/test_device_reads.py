@@ -6,8 +6,10 @@ on a growing cache.
 
 import pytest
 import torch
+import transformers
 from architectures import PAD
 from models import make_selector, prompts, tiny_model, way_in
+from packaging.version import Version
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import StoppingCriteria, StoppingCriteriaList
 
@@ -46,6 +48,14 @@ class CountReads(TorchDispatchMode):
         self.reads = []
 
 
+#: transformers reads the mask of the prompt in every forward, where it does not drop one without
+#: padding.
+DROPS_MASKS = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.19"), reason="transformers reads once more"
+)
+DYNAMIC = pytest.param(False, marks=DROPS_MASKS)
+
+
 class Never(StoppingCriteria):
     def __call__(self, input_ids, scores, **kwargs):
         return torch.zeros_like(input_ids[:, 0], dtype=torch.bool)
@@ -79,7 +89,7 @@ def reads_per_step(config: S2TConfig, **options) -> tuple[list[int], list[bool]]
     return [len(reads) for reads in counted.per_step[1:]], chose[1:]
 
 
-@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("static", [DYNAMIC, True])
 def test_an_ordinary_step_reads_once_a_choice_once_more(static):
     """Is any row triggered, does any row go on: one read. Only a choice can change the answer."""
     options = {"cache_implementation": "static"} if static else {}
@@ -90,11 +100,13 @@ def test_an_ordinary_step_reads_once_a_choice_once_more(static):
         assert count == (2 if is_choice else 1)
 
 
+@DROPS_MASKS
 def test_plain_decoding_reads_once():
     reads, _ = reads_per_step(S2TConfig(trigger="never"))
     assert reads == [1] * 19
 
 
+@DROPS_MASKS
 def test_criteria_of_the_user_are_asked_once_a_step():
     """They may count their calls."""
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from architectures import EOS, PAD, PROMPT, longrope_config
+from architectures import EOS, PAD, PROMPT, RESTARTS_WHOLE, longrope_config
 from models import (
     Prompts,
     add_adapter,
@@ -246,6 +246,7 @@ def test_a_given_cache_continues():
     assert torch.equal(second.sequences, whole.sequences)
 
 
+@RESTARTS_WHOLE
 @pytest.mark.parametrize("step", ["tree", "expand"])
 @pytest.mark.parametrize("rate", [0.2, 1.0])
 def test_longrope_across_its_switch(rate, step):

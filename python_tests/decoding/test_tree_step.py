@@ -29,7 +29,7 @@ def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
     only slot 0 matters, and only it goes through the model.
     """
     model, (ids, mask) = tiny_model(name), prompts(True)
-    step = TreeStep(model, find_logits_head(model), ragged=True)
+    step = TreeStep(find_logits_head(model), ragged=True)
     candidates = torch.tensor([[5, 6, 7, 8], [9, 5, 11, 12], [13, 14, 15, 5]])
     cache = candidate_cache(model.config.get_text_config(decoder=True))
     positions = (torch.cat([mask, mask[:, -1:]], 1).cumsum(-1) - 1).clamp(min=0)
@@ -58,10 +58,10 @@ def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
         for c in range(slots[b]):
             whole = torch.cat([prefix, candidates[b, c, None]])[None]
             expected, logits = _from_scratch(model, whole)
-            torch.testing.assert_close(hidden[b, c], expected, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(hidden[b, c], expected, atol=5e-5, rtol=1e-4)
             if c == slot[b]:
-                torch.testing.assert_close(committed.hidden[b], expected, atol=2e-5, rtol=1e-4)
-                torch.testing.assert_close(committed.logits[b], logits, atol=2e-5, rtol=1e-4)
+                torch.testing.assert_close(committed.hidden[b], expected, atol=5e-5, rtol=1e-4)
+                torch.testing.assert_close(committed.logits[b], logits, atol=5e-5, rtol=1e-4)
                 _, logits = _from_scratch(model, torch.cat([whole, following[b, None]], dim=1))
                 torch.testing.assert_close(after[b], logits, atol=5e-5, rtol=1e-4)
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, PAD, PROMPT, longrope_config
+from architectures import ARCHITECTURES, PAD, PROMPT, RESTARTS_WHOLE, longrope_config
 from greedy import check, run
 from models import Prompts, assert_equals_reference, build_model, make_selector, prompts, tiny_model
 
@@ -146,6 +146,7 @@ def test_one_forward_pass_a_token_and_nothing_computed_twice(step):
     assert output.s2t.tokens_through_model == tokens
 
 
+@RESTARTS_WHOLE
 @pytest.mark.parametrize("window", [None, 7], ids=["full", "window"])
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_longrope_across_its_switch(rate, window):

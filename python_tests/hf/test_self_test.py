@@ -12,7 +12,7 @@ from models import (
     tiny_model,
     way_in,
 )
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, LlamaModel
 
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps.self_test import attach
@@ -56,40 +56,49 @@ def check_expands(model, reason: str) -> None:
     )
 
 
+def model_whose_body(does):
+    """A Llama whose decoder calls `does(keyword arguments)` first, as code of a class may."""
+
+    class Body(LlamaModel):
+        def forward(self, *arguments, **keywords):
+            does(keywords)
+            return super().forward(*arguments, **keywords)
+
+    model = build_model("llama")
+    model.model.__class__ = Body
+    return model
+
+
 def test_a_model_that_ignores_positions_expands():
     """As remote code may: it counts the tokens of its cache instead, one position a candidate."""
-    model = build_model("llama")
 
-    def forget_positions(module, arguments, keywords):
+    def forget_positions(keywords):
         keywords["position_ids"] = None
-        return arguments, keywords
 
-    model.model.register_forward_pre_hook(forget_positions, with_kwargs=True)
+    model = model_whose_body(forget_positions)
     check_expands(model, "tree and expanded forwards differ by")
 
 
 def test_a_model_that_cannot_run_several_tokens_at_a_position_expands():
-    model = build_model("llama")
 
-    def refuse(module, arguments, keywords):
+    def refuse(keywords):
         positions = keywords.get("position_ids")
         if positions is not None and positions.shape[-1] > 1:
             if bool((positions[..., 1:] == positions[..., :-1]).any(-1).all()):
                 raise KeyError("positions")
 
-    model.model.register_forward_pre_hook(refuse, with_kwargs=True)
+    model = model_whose_body(refuse)
     check_expands(model, "the tree forward raised KeyError: 'positions'")
 
 
 def test_a_model_that_knows_its_batch_keeps_its_rows_apart():
     """As remote code may: tree steps are exact, but not with the rows laid side by side."""
-    model = build_model("llama")
 
-    def insist(module, arguments, keywords):
+    def insist(keywords):
         positions = keywords.get("position_ids")
         assert positions is None or positions.shape[0] > 1
 
-    model.model.register_forward_pre_hook(insist, with_kwargs=True)
+    model = model_whose_body(insist)
     found = attach(model)
     assert found.tree and not found.ragged
     arguments = dict(input_ids=prompts(False).ids, max_new_tokens=6, seed=3)

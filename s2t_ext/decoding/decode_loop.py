@@ -27,6 +27,7 @@ from s2t_ext.decoding.requirements import (
 )
 from s2t_ext.decoding.selection import Choice, NoSelection, Selection, StepState
 from s2t_ext.decoding.sequences import Sequences
+from s2t_ext.decoding.steps.self_test import attach
 from s2t_ext.decoding.student import Student
 from s2t_ext.decoding.teacher_selection import TeacherSelection, TeacherView
 from s2t_ext.hf.adapters import AdapterSwitch, has_adapter
@@ -69,9 +70,8 @@ def decode(
         options.selector.check_fits(model)
         options.selector.to(input_ids.device)
     record = DecodingRecord()
-    student = Student(
-        model, generation_config, model_kwargs, call, record, trigger.needs_hidden_state
-    )
+    head = attach(model).head if trigger.needs_hidden_state else None
+    student = Student(model, generation_config, model_kwargs, call, record, head)
     teacher = None
     if options.teacher is not None:
         teacher = TeacherView(options.teacher.start(model), record)

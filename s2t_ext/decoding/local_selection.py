@@ -94,7 +94,7 @@ class LocalSelection:
     def _expand(self, reason: str, refusal: str) -> None:
         if self.config.step == "tree":
             raise ValueError(f"generate: {refusal}")
-        self.step, self._reason = ExpandStep(self.model), reason
+        self.step, self._reason = ExpandStep(self._head), reason
 
     def describe(self) -> tuple[str, str]:
         """Tree or expand, and why."""
@@ -155,7 +155,7 @@ class LocalSelection:
             possible = can_commit(context.cache)
         if possible and not restarts_prefix(self.model, context):
             return self.step
-        return ExpandStep(self.model)
+        return ExpandStep(self._head)
 
     def _static_tree_is_possible(self, context: CandidateContext) -> bool:
         return (

@@ -23,7 +23,7 @@ from s2t_ext.hf.generate_internals import (
     prefill,
     update_model_kwargs,
 )
-from s2t_ext.hf.logits_head import HeadTrace, traced_head
+from s2t_ext.hf.logits_head import HeadTrace, LogitsHead
 
 
 class Student:
@@ -33,7 +33,7 @@ class Student:
         call: What the caller of `generate` gave.
         model_kwargs: What `generate` prepared for the model (mask, positions, cache, embeddings).
         record: Counts forward passes.
-        trace_hidden: Keep the hidden state the head reads; a learned trigger needs it.
+        head: Where hidden states are to be kept for a learned trigger, else None.
 
     Attributes:
         logits: [batch, V] after the last token.
@@ -49,14 +49,14 @@ class Student:
         model_kwargs: dict[str, Any],
         call: GenerateCall,
         record: DecodingRecord,
-        trace_hidden: bool,
+        head: LogitsHead | None = None,
     ) -> None:
         self.model = model
         self.generation_config = generation_config
         self.model_kwargs = model_kwargs
         self.call = call
         self.record = record
-        self.trace_hidden = trace_hidden
+        self.head = head
         self.hidden: torch.Tensor | None = None
         self._forward_call: Any = model.__call__
         self._compile_config: Any = None
@@ -200,13 +200,13 @@ class Student:
             self._last_token_cached = False
         return cache
 
-    def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace]:
-        return traced_head(self.model) if self.trace_hidden else contextlib.nullcontext(HeadTrace())
+    def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace | None]:
+        return contextlib.nullcontext() if self.head is None else self.head.tracing()
 
-    def _take(self, outputs: Any, trace: HeadTrace) -> None:
+    def _take(self, outputs: Any, trace: HeadTrace | None) -> None:
         self._update(outputs)
         self.logits = outputs.logits[:, -1]
-        self.hidden = None if trace.hidden is None else trace.hidden[:, -1]
+        self.hidden = None if trace is None else trace.hidden[:, -1]
         self._last_token_cached, self._undo = False, None
 
     def _update(self, outputs: Any) -> None:

@@ -283,6 +283,15 @@ def attention_implementation(config: Any) -> str:
         return _original_implementation(config) if name == ATTENTION_NAME else name
 
 
+def unknown_attention(config: Any) -> str | None:
+    """The name of the user's attention implementation, if transformers does not bring it itself."""
+    name = attention_implementation(config)
+    function = AttentionInterface().get(name)  # eager ones lie with their models
+    if function is None:
+        return None if name == "eager" else name
+    return None if function.__module__.startswith("transformers.") else name
+
+
 def attention_configs(model: PreTrainedModel) -> list[Any]:
     """The distinct configurations of a model and its submodels, to pass to
     `candidate_attention`.

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 
 from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES, cache_name, cache_of
 from s2t_ext.hf.candidate_cache import can_commit
 from s2t_ext.hf.context import CandidateContext
-from s2t_ext.hf.logits_head import traced_head
+from s2t_ext.hf.logits_head import LogitsHead
 
 
 class ExpandStep:
@@ -22,8 +22,9 @@ class ExpandStep:
     one-token forward.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+    def __init__(self, head: LogitsHead) -> None:
+        self.model = head.model
+        self.head = head
         self.forward_passes = 0
         self.tokens = 0
         self._cache: Cache | None = None
@@ -113,9 +114,8 @@ class ExpandStep:
             **({} if positions is None else {"position_ids": positions}),
             **options,
         )
-        with traced_head(self.model) as trace:
+        with self.head.tracing() as trace:
             outputs = self.model(**inputs, return_dict=True)
-        assert trace.hidden is not None
         return outputs, trace.hidden
 
 

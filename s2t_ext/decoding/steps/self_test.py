@@ -1,9 +1,10 @@
-"""Can this model run K candidates in one tree forward? Decided by trying it, once per model."""
+"""Can this model run K candidates in one tree forward? Decided by trying it, once per state of the
+model.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
@@ -12,10 +13,11 @@ from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.expand_step import ExpandStep
 from s2t_ext.decoding.steps.tree_step import TreeStep
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
-from s2t_ext.hf.candidate_attention import attention_implementation
+from s2t_ext.hf.candidate_attention import unknown_attention
 from s2t_ext.hf.candidate_cache import candidate_cache
 from s2t_ext.hf.context import CandidateContext
-from s2t_ext.hf.logits_head import LogitsHead, find_logits_head
+from s2t_ext.hf.logits_head import LogitsHead, find_logits_head, untested_head
+from s2t_ext.hf.model_state import find_once, findings, input_device, interference
 
 #: Largest |tree - expand| allowed, relative to the largest hidden or logit value. Leaks between
 #: candidates measure 1e-1 and more.
@@ -45,29 +47,36 @@ class Attachment:
     ragged: bool = False
 
 
-#: Kept on the model itself: a table would keep the model alive, since the findings refer to it.
-_ATTRIBUTE = "_s2t_attachment"
-
-
 def attach(model: PreTrainedModel) -> Attachment:
-    """The findings for `model`, from the first call with its present dtype, device and attention
-    implementation.
+    """What is known about `model` in its present state; found out by forwards of its own once per
+    state, unless something of the caller's own would take part in them (`interference`).
     """
-    try_ragged = model.device.type in RAGGED_DEVICES
-    key = (
-        *(model.dtype, str(model.device), attention_implementation(model.config), model.training),
-        try_ragged,
+    foreign = interference(model)
+    if foreign is not None:
+        return Attachment(untested_head(model), False, foreign)
+    known = findings(model)
+    head = find_logits_head(model, known)
+    attachment = find_once(
+        model,
+        known,
+        "the tree forward",
+        lambda: _test(model, head),
+        lambda words: Attachment(head, False, f"the tree forward raised {words}"),
     )
-    known: tuple[Any, Attachment] | None = model.__dict__.get(_ATTRIBUTE)
-    if known is not None and known[0] == key:
-        return known[1]
-    head = find_logits_head(model)
+    if not attachment.tree or input_device(model).type not in RAGGED_DEVICES:
+        return attachment
+    return find_once(
+        model,
+        known,
+        "the ragged tree forward",
+        lambda: replace(attachment, ragged=_why_not(model, head, ragged=True) is None),
+        lambda _: attachment,
+    )
+
+
+def _test(model: PreTrainedModel, head: LogitsHead) -> Attachment:
     reason = _why_not(model, head, ragged=False)
-    tree = reason is None
-    ragged = tree and try_ragged and _why_not(model, head, ragged=True) is None
-    attachment = Attachment(head, tree, reason or "tree and expanded forwards agree", ragged)
-    model.__dict__[_ATTRIBUTE] = (key, attachment)
-    return attachment
+    return Attachment(head, reason is None, reason or "tree and expanded forwards agree")
 
 
 def make_step(attachment: Attachment, mode: str) -> CandidateStep:
@@ -76,15 +85,14 @@ def make_step(attachment: Attachment, mode: str) -> CandidateStep:
     Raises:
         ValueError: if "tree" was asked for and the model cannot.
     """
-    model = attachment.head.model
     if mode == "tree" and not attachment.tree:
         raise ValueError(
             "generate: step must be 'auto' or 'expand' for this model, got 'tree' "
             f"({attachment.reason})"
         )
     if mode == "expand" or not attachment.tree:
-        return ExpandStep(model)
-    return TreeStep(model, attachment.head, ragged=attachment.ragged)
+        return ExpandStep(attachment.head)
+    return TreeStep(attachment.head, ragged=attachment.ragged)
 
 
 def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
@@ -106,29 +114,31 @@ def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
 
 def _why_not(model: PreTrainedModel, head: LogitsHead, *, ragged: bool) -> str | None:
     """Why the tree forward cannot be used for it; None if it can."""
-    needed = [True, not ragged]  # where all rows need their slots, none is left out
+    name = type(model).__name__
     if not type(model).is_backend_compatible():
-        return f"{type(model).__name__} does not take registered attention implementations"
+        return f"{name} does not take registered attention implementations"
+    # A forward of five tokens does not show what an unknown attention does with five hundred.
+    attention = unknown_attention(model.config)
+    if attention is not None:
+        return f"the attention implementation {attention!r} is not one of transformers' own"
+    if model.is_remote_code():
+        return f"{name} is remote code, whose attention may depend on the length"
     config = model.config.get_text_config(decoder=True)
     try:
         cache = candidate_cache(config)
     except NotImplementedError as error:
         return str(error)
-    try:
-        tree = _probe(model, TreeStep(model, head, ragged=ragged), cache, needed)
-        expand = _probe(model, ExpandStep(model), DynamicCache(config=config), needed)
-    except (
-        Exception
-    ) as error:  # a model's own code may fail in any way when driven outside its beaten path
-        return f"the tree forward raised {type(error).__name__}: {error}"
+    needed = [True, not ragged]  # where all rows need their slots, none is left out
+    tree = _probe(model, TreeStep(head, ragged=ragged), cache, needed)
+    expand = _probe(model, ExpandStep(head), DynamicCache(config=config), needed)
     tolerance = _TOLERANCE.get(model.dtype, _LOW_PRECISION_TOLERANCE)
-    for name, a, b in zip(("hidden states", "logits"), tree, expand, strict=True):
+    for what, a, b in zip(("hidden states", "logits"), tree, expand, strict=True):
         difference = float(
             (a.float() - b.float()).abs().max() / b.float().abs().max().clamp(min=1e-6)
         )
         if not difference <= tolerance:
             return (
-                f"tree and expanded forwards differ by {difference:.1e} in {name} (allowed "
+                f"tree and expanded forwards differ by {difference:.1e} in {what} (allowed "
                 f"{tolerance:.0e})"
             )
     return None
@@ -136,14 +146,13 @@ def _why_not(model: PreTrainedModel, head: LogitsHead, *, ragged: bool) -> str |
 
 def _sample_prompt(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Two rows of five tokens, the second left-padded by two."""
-    vocab = model.get_input_embeddings().weight.shape[0]
-    device = model.get_input_embeddings().weight.device
+    vocab = model.config.get_text_config(decoder=True).vocab_size
+    device = input_device(model)
     tokens = torch.tensor([[11, 3, 7, 29, 5], [1, 1, 13, 4, 17]], device=device) % vocab
     mask = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], device=device)
     return tokens, mask, (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-@torch.no_grad()
 def _probe(
     model: PreTrainedModel, step: CandidateStep, cache: Cache, needed: list[bool]
 ) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,14 +7,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_attention import CandidateLayout, attention_configs, candidate_attention
 from s2t_ext.hf.candidate_cache import commit_candidates
 from s2t_ext.hf.context import CandidateContext
-from s2t_ext.hf.logits_head import LogitsHead, traced_head
+from s2t_ext.hf.logits_head import LogitsHead
 from s2t_ext.hf.ragged_rows import RaggedCache, RaggedRows
 
 
@@ -26,13 +25,13 @@ class TreeStep:
         ragged: Leave out the slots that do not matter; reads `needed` on the host.
     """
 
-    def __init__(self, model: PreTrainedModel, head: LogitsHead, *, ragged: bool = False) -> None:
-        self.model = model
+    def __init__(self, head: LogitsHead, *, ragged: bool = False) -> None:
+        self.model = head.model
         self.head = head
         self.ragged = ragged
         self.forward_passes = 0
         self.tokens = 0
-        self._configs = attention_configs(model)
+        self._configs = attention_configs(head.model)
         self._context: CandidateContext | None = None
         self._hidden: torch.Tensor | None = None
         self._logits: torch.Tensor | None = None
@@ -74,9 +73,8 @@ class TreeStep:
         with candidate_attention(self._configs, layout):
             if self.head.body is not None:
                 return self.head.body(**inputs).last_hidden_state, None
-            with traced_head(self.model) as trace:
+            with self.head.tracing() as trace:
                 logits = self.model(**inputs).logits
-            assert trace.hidden is not None
             return trace.hidden, logits
 
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
