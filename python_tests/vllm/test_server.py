@@ -1,0 +1,140 @@
+"""The OpenAI server: concurrent clients, refusals as HTTP 400, statistics."""
+
+import concurrent.futures
+import importlib.metadata
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from vllm_engine import environment
+from vllm_requests import make_prompts, make_request
+
+import s2t_ext
+
+pytestmark = pytest.mark.vllm
+
+
+def entry_points(folder):
+    """A folder that names our entry points, where the package runs from its checkout."""
+    if importlib.metadata.entry_points(group="vllm.endpoint_plugins", name="s2t_ext"):
+        return None
+    import tomllib  # part of Python since 3.11
+
+    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    groups = tomllib.loads(project.read_text())["project"]["entry-points"]
+    info = folder / "s2t_ext_checkout-0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: s2t_ext_checkout\nVersion: 0\n")
+    lines = []
+    for group, names in groups.items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in names.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+class Server:
+    """`vllm serve` as the documentation has it."""
+
+    def __init__(self, served, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        selector = {"s2t": {"selector": str(served.selector_folder)}}
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--model", str(served.folder), "--served-model-name", "tiny"]
+        command += ["--worker-cls", "s2t_ext.vllm.Worker"]
+        command += ["--additional-config", json.dumps(selector)]
+        command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
+        command += ["--max-model-len", "256", "--max-num-seqs", "16", "--port", str(port)]
+        self.log = (folder / "server.log").open("w+")
+        self.process = subprocess.Popen(
+            command, env=environment(entry_points(folder)), stdout=self.log, stderr=self.log
+        )
+        self._wait()
+
+    def _wait(self):
+        for _ in range(300):
+            if self.process.poll() is not None:
+                break
+            try:
+                urllib.request.urlopen(f"{self.url}/health", timeout=2)
+                return
+            except OSError:
+                time.sleep(1)
+        self.close()
+        pytest.fail(Path(self.log.name).read_text()[-3000:])
+
+    def get(self, path):
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read().decode()
+
+    def complete(self, request):
+        """The answer to a request of `make_request`."""
+        body = {"model": "tiny", "temperature": 0, "return_token_ids": True, **request}
+        body["vllm_xargs"] = body.pop("extra_args")
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        post = urllib.request.Request(f"{self.url}/v1/completions", data, headers)
+        with urllib.request.urlopen(post, timeout=120) as answer:
+            return json.load(answer)
+
+    def close(self):
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(tiny, tmp_path_factory):
+    server = Server(tiny, tmp_path_factory.mktemp("server"))
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize("trigger, threshold", [("margin", 0.1), ("always", None)])
+def test_concurrent_clients(server, tiny, trigger, threshold):
+    config = s2t_ext.S2TConfig(trigger=trigger, threshold=threshold, warmup_steps=0)
+    prompts = make_prompts((5, 31, 32, 70))
+    requests = [make_request(prompt, config, 24) for prompt in prompts]
+    with concurrent.futures.ThreadPoolExecutor(4) as clients:
+        answers = list(clients.map(server.complete, requests))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer["choices"][0]["token_ids"] == tiny.reference(prompt, config, 24)
+
+
+def test_wrong_options_get_http_400(server):
+    config = s2t_ext.S2TConfig(trigger="never")
+    request = make_request(make_prompts((5,))[0], config, 4)
+    for extra_args, message in (
+        ({"s2t_k": 99}, "request: s2t_k must be in [1, 64], got 99"),
+        ({"s2t_width": 8}, "request: keys must be among s2t, s2t_trigger"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            server.complete({**request, "extra_args": extra_args})
+        assert error.value.code == 400
+        assert message in json.load(error.value)["error"]["message"]
+    assert len(server.complete(request)["choices"][0]["token_ids"]) == 4
+
+
+def test_statistics(server):
+    config = s2t_ext.S2TConfig(trigger="always", warmup_steps=2)
+    before = json.loads(server.get("/v1/s2t/statistics"))["total"]
+    answer = server.complete(make_request(make_prompts((5,))[0], config, 6))
+    report = json.loads(server.get(f"/v1/s2t/statistics?request_id={answer['id']}"))
+    (counts,) = report["requests"].values()
+    assert (counts["steps"], counts["triggers"]) == (6, 4)
+    assert report["total"]["steps"] == before["steps"] + 6
+    assert f"s2t_steps_total {report['total']['steps']}.0" in server.get("/v1/s2t/metrics")
+    with pytest.raises(urllib.error.HTTPError) as error:
+        server.get("/v1/s2t/statistics?request_id=nobody")
+    assert error.value.code == 404
