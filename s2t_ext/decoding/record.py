@@ -15,6 +15,10 @@ import torch
 
 from s2t_ext.hf.generate_internals import GenerateDecoderOnlyOutput
 
+# What a record keeps of a step, and of how many steps at most before it joins them.
+_COLUMNS = ("tokens", "ordinary", "triggered", "slot", "statistic", "entropy", "active")
+STACKED_STEPS = 64
+
 
 @dataclass
 class StepEvent:
@@ -87,6 +91,20 @@ class RowRecord:
         return len(self.tokens)
 
 
+def _row_record(columns: dict[str, list[Any]]) -> RowRecord:
+    """The record of a row from its values at every step, those after its end left out."""
+    steps = [step for step, is_active in enumerate(columns["active"]) if is_active]
+    triggered = [step for step in steps if columns["triggered"][step]]
+    return RowRecord(
+        tokens=[columns["tokens"][step] for step in steps],
+        entropies=[columns["entropy"][step] for step in steps],
+        statistics=[columns["statistic"][step] for step in steps],
+        triggered_steps=triggered,
+        changed_steps=[step for step in steps if columns["changed"][step]],
+        chosen_ranks=[columns["slot"][step] for step in triggered],
+    )
+
+
 @dataclass
 class DecodingRecord:
     """Everything recorded about one `generate` call.
@@ -108,7 +126,8 @@ class DecodingRecord:
     tokens_through_model: int = 0
     teacher_forward_passes: int = 0
     milliseconds: dict[str, float] = field(default_factory=dict)
-    _events: list[StepEvent] = field(default_factory=list, repr=False)
+    _steps: list[list[torch.Tensor]] = field(default_factory=list, repr=False)
+    _stacks: list[list[torch.Tensor]] = field(default_factory=list, repr=False)
 
     @property
     def steps(self) -> int:
@@ -147,32 +166,34 @@ class DecodingRecord:
         self.tokens_through_model += tokens
 
     def add(self, event: StepEvent) -> None:
-        """Keeps a step; its tensors are read only in `finish`, so no step waits for the device."""
-        self._events.append(event)
+        """Keeps of a step what the rows need; read only in `finish`, so no step waits for the
+        device.
+        """
+        self._steps.append([getattr(event, name) for name in _COLUMNS])
+        if len(self._steps) == STACKED_STEPS:
+            self._stack()
+
+    def _stack(self) -> None:
+        """Joins the kept steps: thousands of tensors of a few bytes each would take a block of the
+        device's memory each.
+        """
+        if self._steps:
+            self._stacks.append([torch.stack(c) for c in zip(*self._steps, strict=True)])
+            self._steps.clear()
 
     def finish(self) -> None:
         """Turns the kept steps into row records."""
-        if not self._events:
+        self._stack()
+        if not self._stacks:
             return
-        names = ("tokens", "triggered", "changed", "slot", "statistic", "entropy", "active")
-        columns = {
-            name: torch.stack([getattr(e, name) for e in self._events]).tolist() for name in names
-        }
-        batch = len(columns["tokens"][0])
-        self.rows = [RowRecord() for _ in range(batch)]
-        for index, event in enumerate(self._events):
-            for b, row in enumerate(self.rows):
-                if not columns["active"][index][b]:
-                    continue
-                row.tokens.append(columns["tokens"][index][b])
-                row.entropies.append(columns["entropy"][index][b])
-                row.statistics.append(columns["statistic"][index][b])
-                if columns["triggered"][index][b]:
-                    row.triggered_steps.append(event.step)
-                    row.chosen_ranks.append(columns["slot"][index][b])
-                if columns["changed"][index][b]:
-                    row.changed_steps.append(event.step)
-        self._events.clear()
+        columns = dict(zip(_COLUMNS, map(torch.cat, zip(*self._stacks, strict=True)), strict=True))
+        self._stacks.clear()
+        columns["changed"] = columns["triggered"] & (columns["tokens"] != columns["ordinary"])
+        by_row = {name: column.T.tolist() for name, column in columns.items()}
+        self.rows = [
+            _row_record({name: values[b] for name, values in by_row.items()})
+            for b in range(len(by_row["tokens"]))
+        ]
 
     def summary(self) -> dict[str, Any]:
         """Totals as plain JSON values."""
