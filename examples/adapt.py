@@ -1,6 +1,6 @@
 """From a student, a teacher and prompts to a selector: collect, distil, look at its quality.
 
-Run it again after an interruption: it goes on where it was. A real task wants a few hundred prompts.
+After an interruption it goes on where it was. A real task wants a few hundred prompts.
 """
 
 import argparse
@@ -51,8 +51,8 @@ def main() -> None:
     print(f"{result.selector}\nin {result.folder / 'selector'}")
     if result.quality is not None:
         found = result.quality
-        print(f"agreement with the teacher in {found.groups} groups: {found.agreement:.3f},", end=" ")
-        print(f"of the student's own first candidate: {found.student_agreement:.3f}")
+        print(f"agreement with the teacher in {found.groups} groups: {found.agreement:.3f}")
+        print(f"the student's own first candidate: {found.student_agreement:.3f}")
 
 
 if __name__ == "__main__":
