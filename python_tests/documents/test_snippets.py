@@ -84,6 +84,14 @@ def test_every_link_of_a_page_leads_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: no {target}"
 
 
+def test_every_path_that_a_page_names_exists():
+    folders = "s2t_ext|csrc|bench|python_tests|docs|examples|.ci|.github"
+    name = re.compile(rf"`((?:{folders.replace('.', '[.]')})/[\w./@-]*)`")
+    for page in [*pages(), ROOT / "csrc" / "README.md", ROOT / "bench" / "README.md"]:
+        for path in name.findall(page.read_text("utf-8")):
+            assert (ROOT / path).exists(), f"{page.name}: no {path}"
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text("utf-8")
     assert len(text.split()) <= 1200 and text.count("\n") <= 130
