@@ -64,6 +64,15 @@ def test_other_triggers_equal_recomputing(trigger, select, padded):
     assert record.teacher_forward_passes == len(steps)
 
 
+@pytest.mark.parametrize("ratio", [0.2, 0.999])
+@pytest.mark.parametrize("select", ["teacher", "takeover"])
+def test_candidate_ratio(select, ratio):
+    """Unlikely candidates are not among what a teacher chooses from; taking over, it may."""
+    config = S2TConfig(trigger="always", select=select, warmup_steps=0, candidate_ratio=ratio)
+    record = check(tiny_model("llama"), teacher_model(), prompts(True), config)
+    assert (record.changed_tokens == 0) == (select == "teacher" and ratio == 0.999)
+
+
 def padded_student(rows: int):
     """A student whose rows beyond VOCAB are padding: in its support, but never its choice."""
     student = teacher_model("llama", rows, seed=0)

@@ -114,7 +114,8 @@ def _decode_row(
         if bool(trigger.fires(statistic, step)):
             assert selector is not None
             with _adapter(model, on=True):
-                token = _best_candidate(model, prefix, proposal, config, selector)
+                likely = _likely(proposal, config.candidate_ratio)
+                token = _best_candidate(model, prefix, likely, selector)
         new.append(token)
         prefix = torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1)
         if token in eos_token_ids:
@@ -122,24 +123,26 @@ def _decode_row(
     return new
 
 
+def _likely(proposal: ProposedCandidates, ratio: float) -> ProposedCandidates:
+    """The candidates with p > ratio * p_max; -1 in place of the others."""
+    if ratio == 0:
+        return proposal
+    floor = proposal.logits[:, :1] + torch.log(torch.tensor(ratio))
+    return proposal._replace(ids=proposal.ids.where(proposal.logits > floor, -1))
+
+
 def _best_candidate(
     model: PreTrainedModel,
     prefix: Tensor,
     proposal: ProposedCandidates,
-    config: S2TConfig,
     selector: Selector,
 ) -> int:
     """argmax_c score(h(prefix + c)) + prior_weight * log p(c | prefix); ties go to the likelier
     candidate.
     """
     best_token, best_total = int(proposal.ids[0, 0]), float("-inf")
-    floor = float("-inf")
-    if config.candidate_ratio > 0:
-        floor = float(proposal.logits[0, 0]) + float(
-            torch.log(torch.tensor(config.candidate_ratio))
-        )
     for token, logit in zip(proposal.ids[0].tolist(), proposal.logits[0].tolist(), strict=True):
-        if token < 0 or logit <= floor:
+        if token < 0:
             continue
         _, hidden = _last_state(
             model, torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.ops.reference.support_kl import SupportKL, support_kl
-from s2t_ext.reference.decoding import _best_candidate, _last_state
+from s2t_ext.reference.decoding import _best_candidate, _last_state, _likely
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +91,8 @@ def _next_token(
     proposal = support._replace(
         ids=support.ids[:, : config.k], logits=support.logits[:, : config.k]
     )
-    answer = _teacher_view(teacher, prefix, support, proposal, logits.shape[1])
+    likely = _likely(proposal, config.candidate_ratio)
+    answer = _teacher_view(teacher, prefix, support, likely, logits.shape[1])
     statistic = answer.kl
     if trigger.name != "kl":
         statistic = trigger.statistic(
@@ -106,9 +107,9 @@ def _next_token(
     if config.select == "takeover":
         return int(answer.teacher_argmax)
     if config.select == "teacher":
-        return int(proposal.ids[0, answer.candidate_logprobs[0].argmax()])  # first of equals
+        return int(likely.ids[0, answer.candidate_logprobs[0].argmax()])  # first of equals
     assert selector is not None
-    return _best_candidate(student, prefix, proposal, config, selector)
+    return _best_candidate(student, prefix, likely, selector)
 
 
 def _teacher_view(
