@@ -77,6 +77,17 @@ def test_disable_adapters():
     assert torch.equal(model(input_ids=ids).logits, base), words
 
 
+def test_version():
+    """Counts what is written into a tensor; a fingerprint is taken anew when it has changed."""
+    words = moved(torch, "Tensor._version")
+    weight = torch.nn.Parameter(torch.zeros(3))
+    assert hasattr(weight, "_version"), words
+    before = weight._version
+    with torch.no_grad():
+        weight.copy_(torch.ones(3))
+    assert weight._version > before, words
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="an operator of CUDA devices")
 def test_scaled_dot_product_flash_attention():
     check_flash_attention("_scaled_dot_product_flash_attention", "cuda", torch.bfloat16)

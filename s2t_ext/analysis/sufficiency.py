@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from s2t_ext.analysis.sufficiency_report import ABSENT, SUPPORT, sufficiency_report
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
 from s2t_ext.hf.logits_head import find_logits_head
+from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.prompts import chat_prompt
 from s2t_ext.hf.trajectory import CHUNK, trajectory_support
 from s2t_ext.hf.unwrapping import unwrap_model
@@ -139,7 +140,7 @@ class _Measurer:
         if not response:
             return {"kl": [], "entropy": [], "rank": []}
         start = time.perf_counter()
-        ids = torch.tensor([*prompt, *response], device=self.plain.device)
+        ids = torch.tensor([*prompt, *response], device=input_device(self.plain))
         support = trajectory_support(self.plain, self.head, ids, len(prompt), SUPPORT)
         seconds["student"] = time.perf_counter() - start
         answer = self.teacher.label_trajectory(

@@ -24,6 +24,7 @@ from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
+from s2t_ext.hf.row_adapters import RowAdapters
 from s2t_ext.selectors.selector import Selector
 
 
@@ -166,6 +167,11 @@ class LocalSelection:
 
     def _make_scorer(self, context: CandidateContext) -> LaggingScorer:
         assert self._switch is not None
+        if RowAdapters(self.model).per_row:
+            raise ValueError(
+                "generate: proposer must be 'adapted' where adapters differ from row to row or "
+                "from token to token, got 'base'"
+            )
         check_whole_sequence(
             context, "proposer='base' (the adapted model scores from its own cache)"
         )

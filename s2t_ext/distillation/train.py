@@ -138,7 +138,7 @@ class _Run:
         settings = collection.manifest["settings"]
         self.reserved_ids = tuple(settings.get("reserved_ids", ()))
         self.head = ScoreHead(
-            packed.head.model.get_output_embeddings().weight.shape[1],
+            packed.plain.config.get_text_config(decoder=True).hidden_size,
             config.bins,
             post=packed.head.post,
             bin_temperature=config.bin_temperature,

@@ -7,30 +7,31 @@ import os
 from typing import Any
 
 import torch
+from accelerate.utils import align_module_device
 from torch import nn
 
+from s2t_ext.hf.logits_head import input_embedding, output_head
 from s2t_ext.hf.unwrapping import unwrap_model
+
+#: Where a model keeps its fingerprint.
+_FINGERPRINT = "_s2t_fingerprint"
 
 
 def describe_base_model(model: nn.Module) -> dict[str, Any]:
     """What identifies a base model: name, type, sizes, and a fingerprint of its embedding (64 rows,
-    rounded to bf16).
+    rounded to bf16; None where they are not stored as plain numbers).
     """
     plain = unwrap_model(model)
     config = plain.config.get_text_config(decoder=True)
-    embedding = plain.get_input_embeddings()
-    weight = getattr(embedding, "original_module", embedding).weight  # not an adapter's copy
-    rows = torch.linspace(0, weight.shape[0] - 1, 64, device=weight.device).long()
-    sample = weight.detach()[rows].to(torch.bfloat16).cpu().contiguous().view(torch.uint8)
     name = config.name_or_path or plain.config.name_or_path
     return {
         # A folder's own name: where it lies on this machine says nothing on another.
         "name": os.path.basename(os.path.normpath(name)) if os.path.isdir(name) else name,
         "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "vocab_size": config.vocab_size,
-        "num_hidden_layers": config.num_hidden_layers,
-        "fingerprint": hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:16],
+        "hidden_size": getattr(config, "hidden_size", None),
+        "vocab_size": getattr(config, "vocab_size", None),
+        "num_hidden_layers": getattr(config, "num_hidden_layers", None),
+        "fingerprint": _fingerprint(plain),
     }
 
 
@@ -68,6 +69,47 @@ def check_same_tokenizer(student: Any, teacher: Any) -> None:
 
 
 def vocabulary_size(model: Any) -> int:
-    """Rows of a model's output embedding."""
-    rows: int = unwrap_model(model).get_output_embeddings().weight.shape[0]
-    return rows
+    """Columns of a model's logits. Asked of the head, whose weight may be packed, or of the
+    configuration.
+    """
+    plain = unwrap_model(model)
+    head = output_head(plain)
+    size = getattr(head, "out_features", None)
+    if isinstance(size, int):
+        return size
+    weight = getattr(head, "weight", None)
+    if isinstance(weight, torch.Tensor) and weight.dim() == 2 and weight.is_floating_point():
+        return weight.shape[0]
+    size = plain.config.get_text_config(decoder=True).vocab_size
+    return int(size)
+
+
+def _fingerprint(plain: Any) -> str | None:
+    """Taken once for each content of the weight, as far as torch counts its changes."""
+    embedding = input_embedding(plain)
+    embedding = getattr(embedding, "original_module", embedding)  # not an adapter's copy
+    if embedding is None:
+        return None
+    with align_module_device(embedding):  # accelerate loads an offloaded one inside
+        weight = getattr(embedding, "weight", None)
+        if not (isinstance(weight, torch.Tensor) and weight.dim() == 2 and _is_plain(weight)):
+            return None
+        content = None
+        if not weight.is_inference():
+            content = (id(weight), weight.data_ptr(), weight._version)
+        known = vars(plain).get(_FINGERPRINT)
+        if content is None or known is None or known[0] != content:
+            rows = torch.linspace(0, weight.shape[0] - 1, 64, device=weight.device).long()
+            sample = weight.detach()[rows].to(torch.bfloat16).cpu().contiguous().view(torch.uint8)
+            known = content, hashlib.sha256(sample.numpy().tobytes()).hexdigest()[:16]
+            vars(plain)[_FINGERPRINT] = known
+    found: str = known[1]
+    return found
+
+
+def _is_plain(weight: torch.Tensor) -> bool:
+    return (
+        type(weight) in (torch.Tensor, nn.Parameter)
+        and weight.is_floating_point()
+        and weight.device.type != "meta"
+    )

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 
 from s2t_ext.hf.adapters import adapter_layers
 from s2t_ext.hf.candidate_attention import attention_implementation
+from s2t_ext.hf.hooks import foreign_code, hooks_of
+from s2t_ext.hf.row_adapters import RowAdapters
 
 T = TypeVar("T")
 
@@ -23,10 +25,6 @@ logger = logging.getLogger("s2t_ext")
 
 #: Kept on the model itself: a table would keep the model alive, since the findings refer to it.
 _ATTRIBUTE = "_s2t_findings"
-#: Where a module keeps its forward hooks, by their unique ids.
-_HOOK_TABLES = [n for n in vars(nn.Module()) if "forward" in n and n.endswith("hooks")]
-#: Packages whose own hooks and replaced forwards treat every token and row alike.
-_TRUSTED = ("accelerate", "peft", "torch", "transformers")
 
 
 class _Kept:
@@ -110,30 +108,9 @@ def interference(model: PreTrainedModel) -> str | None:
     number, or on the cache: nothing that was found out by other forwards says how it will act. It
     is not run for finding out, either: it may count its calls.
     """
-    for name, module in model.named_modules():
-        for hook in _hooks(module):
-            if not _is_trusted(hook):
-                return f"{name or 'the model'} has a forward hook ({_describe(hook)})"
-        forward = vars(module).get("forward")
-        if forward is not None and not _is_trusted(forward):
-            return f"the forward of {name or 'the model'} is replaced ({_describe(forward)})"
-    if rows_of_adapters(model):
+    if RowAdapters(model).per_row:
         return "its adapters differ from row to row, or from token to token"
-    return None
-
-
-def rows_of_adapters(model: nn.Module) -> dict[str, list[Any]]:
-    """What PEFT has set up per row for the running call of `generate`: `adapter_names`, or
-    `alora_offsets` of an activated LoRA; empty if nothing.
-    """
-    found: dict[str, list[Any]] = {}
-    for layer in adapter_layers(model):
-        for hook in _hooks(layer):
-            for name in ("adapter_names", "alora_offsets"):
-                value = getattr(hook, "keywords", {}).get(name)
-                if value is not None:
-                    found[name] = list(value)
-    return found
+    return foreign_code(model)
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -151,46 +128,12 @@ def _state(model: PreTrainedModel) -> list[Any]:
         str(model.config.to_dict()),
     ]
     for module in model.modules():
-        own = vars(module)
         state.append((weakref.ref(module), type(module), type(module).forward, module.training))
-        forward = own.get("forward")
+        forward = vars(module).get("forward")
         if forward is not None:
             state.append(forward)
-        for table in _HOOK_TABLES:
-            state += [key for key, hook in list(own[table].items()) if not _is_ours(hook)]
+        state += [key for key, _ in hooks_of(module)]
     for layer in adapter_layers(model):
         state.append((list(layer.active_adapters), bool(layer.disable_adapters)))
         state.append(bool(getattr(layer, "merged", False)))
     return state
-
-
-def _hooks(module: nn.Module) -> Iterator[Callable[..., Any]]:
-    """The caller's and libraries' forward hooks of one module, without those of this package."""
-    for table in _HOOK_TABLES:
-        yield from (hook for hook in list(vars(module)[table].values()) if not _is_ours(hook))
-
-
-def _is_ours(function: Any) -> bool:
-    return _packages(function) == ["s2t_ext"]
-
-
-def _is_trusted(function: Any) -> bool:
-    return all(package in _TRUSTED for package in _packages(function))
-
-
-def _packages(function: Any) -> list[str]:
-    """Of a callable and all that it wraps."""
-    packages = []
-    while function is not None:
-        inner = getattr(function, "func", None) or getattr(function, "__func__", None)
-        code = inner if inner is not None else function
-        module = getattr(code, "__module__", None) or type(code).__module__
-        packages.append(module.split(".")[0])
-        function = getattr(function, "__wrapped__", None)
-    return packages
-
-
-def _describe(function: Any) -> str:
-    inner = getattr(function, "func", function)
-    name = getattr(inner, "__qualname__", type(inner).__qualname__)
-    return f"{getattr(inner, '__module__', type(inner).__module__)}.{name}"

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from s2t_ext.hf.model_state import input_device
+
 
 def chat_prompt(tokenizer: Any, text: str) -> str:
     """One user turn in the tokenizer's chat template, ready for the answer; the text itself without
@@ -29,4 +31,4 @@ def pad_prompts(tokenizer: Any, texts: Sequence[str], model: Any) -> dict[str, t
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     encoded = tokenizer(list(texts), return_tensors="pt", padding=True)
-    return {name: encoded[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    return {name: encoded[name].to(input_device(model)) for name in ("input_ids", "attention_mask")}

@@ -6,11 +6,13 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
-from s2t_ext.hf.adapters import adapter_layers
+from s2t_ext.hf.adapters import active_adapters, adapter_layers, adapter_weights
+from s2t_ext.hf.unwrapping import unwrap_model
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -52,6 +54,25 @@ def attach_adapter(
             ) from error
         adapted.eval()
     return adapted
+
+
+def same_adapter(adapted: nn.Module, model: nn.Module) -> bool:
+    """Whether `model` decodes with an adapter of the PeftModel `adapted`: it is the model inside,
+    or another one that holds the same weights under the same name.
+    """
+    names = active_adapters(model) & set(getattr(adapted, "peft_config", {}))
+    own = unwrap_model(adapted)
+    if own is model or not names:
+        return bool(names)
+    for name in names:
+        mine, theirs = adapter_weights(own, name), adapter_weights(model, name)
+        # A few of them: an adapter that was trained differs in every one.
+        for key in sorted(mine)[:: max(len(mine) // 4, 1)]:
+            if key not in theirs or mine[key].shape != theirs[key].shape:
+                return False
+            if not torch.equal(mine[key].cpu(), theirs[key].cpu()):
+                return False
+    return True
 
 
 @contextlib.contextmanager

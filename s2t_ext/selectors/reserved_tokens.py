@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.hf.logits_head import PostProcessing, find_logits_head
+from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.unwrapping import unwrap_model
 
 #: Names vocabularies give to entries nobody uses.
@@ -65,7 +67,7 @@ def resolve_reserved_ids(
             f"load_selector: reserved_ids must be given where no tokenizer is found, got None "
             f"({path_or_repo})"
         )
-    rows = plain.get_output_embeddings().weight.shape[0]
+    rows = vocabulary_size(plain)
     unused = find_unused_ids(tokenizer, rows)
     if len(unused) < num_bins:
         raise ValueError(
@@ -77,7 +79,7 @@ def resolve_reserved_ids(
 
 def check_ids(model: nn.Module, ids: Sequence[int]) -> None:
     """Raises ValueError unless all ids are rows of the model's head."""
-    rows = unwrap_model(model).get_output_embeddings().weight.shape[0]
+    rows = vocabulary_size(model)
     outside = [i for i in ids if not 0 <= i < rows]
     if outside or not ids:
         raise ValueError(
@@ -98,9 +100,14 @@ def head_rows(
     """
     check_ids(model, ids)
     plain = unwrap_model(model)
-    head = plain.get_output_embeddings()
-    index = torch.tensor(list(ids), device=plain.device)
-    post = find_logits_head(plain).post
+    found = find_logits_head(plain)
+    head, post = found.module, found.post
+    if head is None:
+        raise ValueError(
+            "load_selector: model must have a language-model head that is a module of its own, got "
+            f"{type(plain).__name__}"
+        )
+    index = torch.tensor(list(ids), device=input_device(plain))
     linear = _active_linear(head)
     if linear is not None:
         rows = linear.weight[index].detach().clone()
@@ -118,7 +125,8 @@ def head_rows(
 def _active_linear(head: nn.Module) -> nn.Linear | None:
     """The linear layer whose weights the head uses now, if there is exactly one."""
     if isinstance(head, nn.Linear):
-        return head
+        plain = head.weight.is_floating_point() and head.weight.device.type != "meta"
+        return head if plain and head.weight.shape[0] == head.out_features else None
     copies = getattr(head, "modules_to_save", None)
     active = getattr(head, "active_adapter", None)
     if copies is not None and active is not None and not getattr(head, "disable_adapters", False):
@@ -134,10 +142,10 @@ def _probe_rows(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """head(I)[:, ids] - head(0)[ids], a block of unit vectors at a time."""
     size = model.config.get_text_config(decoder=True).hidden_size
-    bias = head(torch.zeros(1, size, dtype=model.dtype, device=model.device))[0, index].float()
+    bias = head(torch.zeros(1, size, dtype=model.dtype, device=index.device))[0, index].float()
     columns = []
     for start in range(0, size, _PROBE_ROWS):
-        block = torch.zeros(min(_PROBE_ROWS, size - start), size, device=model.device)
+        block = torch.zeros(min(_PROBE_ROWS, size - start), size, device=index.device)
         block[:, start : start + block.shape[0]].fill_diagonal_(1.0)
         columns.append(head(block.to(model.dtype))[:, index].float() - bias)
     rows = torch.cat(columns).T.contiguous()

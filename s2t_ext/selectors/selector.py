@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from s2t_ext import ops
-from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.hf.identity import describe_base_model, vocabulary_size
 from s2t_ext.runs.files import locate_file
 from s2t_ext.runs.shipped import shipped_folder
 from s2t_ext.selectors import storage
-from s2t_ext.selectors.adapter import attach_adapter, left_whole
+from s2t_ext.selectors.adapter import attach_adapter, left_whole, same_adapter
 from s2t_ext.selectors.parts import Calibration, TriggerHead
 from s2t_ext.selectors.reserved_tokens import check_ids, head_rows, resolve_reserved_ids
 
@@ -179,8 +179,7 @@ class Selector:
             self.hidden_size,
             where=where,
         )
-        head = model.get_output_embeddings()
-        vocab = head.weight.shape[0] if hasattr(head, "weight") else config.vocab_size
+        vocab = vocabulary_size(model)
         if self.reserved_ids:
             _require(
                 self.reserved_ids[-1] < vocab,
@@ -201,6 +200,12 @@ class Selector:
                     f"{expected})",
                     where=where,
                 )
+
+        if self.adapted_model is not None and not same_adapter(self.adapted_model, model):
+            raise ValueError(
+                f"{where}: model must hold the adapter of the {name}, active, got one without it "
+                "(generate with the model the selector was loaded for, or load it for this one)"
+            )
 
     @classmethod
     def from_reserved_rows(

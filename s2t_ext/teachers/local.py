@@ -13,7 +13,8 @@ from transformers import DynamicCache
 from s2t_ext import ops
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
 from s2t_ext.hf.identity import check_vocabulary_sizes, vocabulary_size
-from s2t_ext.hf.logits_head import LogitsHead, find_logits_head
+from s2t_ext.hf.logits_head import find_logits_head
+from s2t_ext.hf.model_state import input_device
 from s2t_ext.ops import SupportKL
 from s2t_ext.teachers.base import Teacher, TeacherSession, check_first
 
@@ -29,7 +30,6 @@ class ModelTeacher(Teacher, kind="model"):
 
         self.model = unwrap_model(model).eval()
         self.tokenizer = tokenizer
-        self._head: LogitsHead | None = None
         if self.model.config.is_encoder_decoder:
             raise ValueError(
                 f"Teacher.from_model: model must be decoder-only, got {type(self.model).__name__}"
@@ -44,7 +44,7 @@ class ModelTeacher(Teacher, kind="model"):
     def score_trajectory(self, input_ids: torch.Tensor, first: int) -> torch.Tensor:
         """See `Teacher.score_trajectory`."""
         length = check_first(input_ids, first)
-        ids = input_ids[None].to(self.model.device)
+        ids = input_ids[None].to(input_device(self.model))
         logits: torch.Tensor = self.model(
             input_ids=ids, use_cache=False, logits_to_keep=length - first + 1
         ).logits
@@ -63,9 +63,7 @@ class ModelTeacher(Teacher, kind="model"):
     ) -> SupportKL:
         """See `Teacher.label_trajectory`."""
         check_first(input_ids, first)
-        if self._head is None:
-            self._head = find_logits_head(self.model)
-        head, device = self._head, self.model.device
+        head, device = find_logits_head(self.model), input_device(self.model)
         if head.body is None:  # a head only the model itself knows how to use
             states = self.score_trajectory(input_ids, first)
         else:
@@ -114,7 +112,7 @@ class _ModelSession:
     def _next_logits(self, context: CandidateContext) -> torch.Tensor:
         ids = context.input_ids
         self._check_ids(ids[:, self._seen :])
-        device = self.model.device
+        device = input_device(self.model)
         mask, positions = context.attention_mask, context.position_ids
         inputs = self.model.prepare_inputs_for_generation(
             ids.to(device),

@@ -4,6 +4,7 @@ triggered rows' cache K times.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES, cache_name, cache_of
 from s2t_ext.hf.candidate_cache import can_commit
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead
+from s2t_ext.hf.row_adapters import RowAdapters
 
 
 class ExpandStep:
@@ -25,6 +27,7 @@ class ExpandStep:
     def __init__(self, head: LogitsHead) -> None:
         self.model = head.model
         self.head = head
+        self._adapters = RowAdapters(head.model)
         self.forward_passes = 0
         self.tokens = 0
         self._cache: Cache | None = None
@@ -52,6 +55,7 @@ class ExpandStep:
             None if context.attention_mask is None else context.attention_mask[rows],
             _take_rows(context.position_ids, rows, batch),
             context.model_kwargs,
+            rows=rows,
         )
         self._cache = cache_of(outputs, cache)
         self._starts, self._logits, self._hidden = starts, outputs.logits[:, -1], hidden[:, -1]
@@ -103,6 +107,7 @@ class ExpandStep:
         positions: torch.Tensor | None,
         model_kwargs: dict[str, Any],
         is_first_iteration: bool = False,
+        rows: torch.Tensor | None = None,
     ) -> tuple[Any, torch.Tensor]:
         options = {k: v for k, v in model_kwargs.items() if k not in _CARRIED_ELSEWHERE}
         inputs = self.model.prepare_inputs_for_generation(
@@ -114,7 +119,8 @@ class ExpandStep:
             **({} if positions is None else {"position_ids": positions}),
             **options,
         )
-        with self.head.tracing() as trace:
+        adapters = contextlib.nullcontext() if rows is None else self._adapters.of(rows)
+        with adapters, self.head.tracing() as trace:
             outputs = self.model(**inputs, return_dict=True)
         return outputs, trace.hidden
 
