@@ -4,6 +4,7 @@
 JSON request a line and answers with one JSON line.
 """
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +18,9 @@ ENGINES = {"v1": (False, False), "v2": (True, False), "v2-async": (True, True)}
 
 def environment(plugins: Path | None = None) -> dict[str, str]:
     """The environment of a process that uses vLLM on a small machine."""
-    folder = str(Path(__file__).resolve().parents[2])
+    package = importlib.util.find_spec("s2t_ext")
+    assert package is not None and package.origin is not None
+    folder = str(Path(package.origin).parents[1])  # the same as the tests use
     paths = [str(plugins), folder] if plugins else [folder]
     return {
         **os.environ,

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
+from tokenizers import pre_tokenizers
 from vllm_engine import EngineProcess
 
 import s2t_ext
@@ -78,13 +79,16 @@ def _served(folder: Path, config: hf.PretrainedConfig) -> Served:
 
 
 def _write_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = {f"t{i}": i for i in range(VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="t2"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    hf.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="t1", bos_token="t0", unk_token="t2"
+    """One token per byte, of the kind that transformers expects of Qwen2."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["<s>", "</s>", "<unk>", *alphabet]
+    hf.Qwen2Tokenizer(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=[],
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="</s>",
     ).save_pretrained(folder)
 
 

