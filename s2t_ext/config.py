@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2t_ext.runs.files import locate_file, read_json
+from s2t_ext.runs.numbers import integer, number
 
 CONFIG_NAME = "s2t_config.json"
 
@@ -62,14 +63,11 @@ class S2TConfig:
 
     def __post_init__(self) -> None:
         for name in ("k", "support", "warmup_steps"):
-            value = getattr(self, name)
-            is_integer = isinstance(value, int) and not isinstance(value, bool)
-            _require(is_integer, name, "be an integer", value)
+            object.__setattr__(self, name, integer("S2TConfig", name, getattr(self, name)))
         for name in ("candidate_ratio", "score_temperature", "threshold"):
             value = getattr(self, name)
-            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            is_unset = name == "threshold" and value is None
-            _require(is_number or is_unset, name, "be a number", value)
+            if name != "threshold" or value is not None:
+                object.__setattr__(self, name, number("S2TConfig", name, value))
         _require(1 <= self.k <= 64, "k", "be in [1, 64]", self.k)
         _require(
             self.support == 0 or self.k <= self.support <= 64,

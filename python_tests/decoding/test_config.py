@@ -76,7 +76,7 @@ def test_valid_options(options, tmp_path):
         ),
         (dict(warmup_steps=-1), "warmup_steps must be at least 0, got -1"),
         (dict(warmup_steps=1.5), "warmup_steps must be an integer, got 1.5"),
-        (dict(score_temperature=-1), "score_temperature must be at least 0 and finite, got -1"),
+        (dict(score_temperature=-1), "score_temperature must be at least 0 and finite, got -1.0"),
         (
             dict(score_temperature=math.inf),
             "score_temperature must be at least 0 and finite, got inf",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,6 +42,7 @@ from s2t_ext.hf.generate_internals import (
     pad_token_id,
 )
 from s2t_ext.ops import ProposedCandidates
+from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.triggers import Trigger, resolve_trigger
 
 logger = logging.getLogger("s2t_ext")
@@ -68,7 +71,7 @@ def decode(
     check_prompt(input_ids, model_kwargs)
     if options.selector is not None:
         options.selector.check_fits(model)
-        options.selector.to(input_ids.device)
+        options = replace(options, selector=options.selector.on(input_ids.device))
     record = DecodingRecord()
     head = attach(model).head if trigger.needs_hidden_state else None
     student = Student(model, generation_config, model_kwargs, call, record, head)
@@ -234,9 +237,9 @@ class DecodeLoop:
         """
         untouched = not self.ordinary.processors and not self.ordinary.warpers
         if untouched and self.scores is None and self.raw_logits is None:
-            return logits if logits.dtype != torch.float64 else logits.float()
+            return for_kernels(logits)
         logits = logits.to(copy=True, dtype=torch.float32, device=self.sequences.input_ids.device)
-        processed: torch.Tensor = self.ordinary.processors(self.sequences.input_ids, logits)
+        processed = self.ordinary.process(self.sequences.input_ids, logits)
         if self.raw_logits is not None:
             self.raw_logits.append(logits)
         if self.scores is not None:
@@ -331,7 +334,7 @@ def _within_ratio(proposal: ProposedCandidates, ratio: float) -> ProposedCandida
     """Drops candidates with p <= ratio * p_max by setting their ids to -1; the favourite stays."""
     if ratio == 0.0:
         return proposal
-    keep = proposal.logits > proposal.logits[:, :1] + torch.log(torch.tensor(ratio))
+    keep = proposal.logits > proposal.logits[:, :1] + math.log(ratio)
     return proposal._replace(
         ids=proposal.ids.where(keep, -1), logits=proposal.logits.where(keep, float("-inf"))
     )

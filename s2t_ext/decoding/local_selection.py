@@ -25,6 +25,7 @@ from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.row_adapters import RowAdapters
+from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.selectors.selector import Selector
 
 
@@ -125,7 +126,7 @@ class LocalSelection:
     def _score(self, hidden: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
         return ops.score_and_select(
-            hidden if hidden.dtype != torch.float64 else hidden.float(),
+            for_kernels(hidden),
             selector.rows,
             ids=state.proposal.ids,
             candidate_logprobs=state.proposal.logits - state.proposal.logsumexp[:, None],

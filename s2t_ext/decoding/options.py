@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Number
 from typing import Any
 
 import torch
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.record import StepEvent
+from s2t_ext.runs.numbers import integer, integers
 from s2t_ext.selectors.selector import Selector
 
 
@@ -34,20 +35,37 @@ class DecodingOptions:
     on_step: Callable[[StepEvent], None] | None = None
 
 
-def row_seeds(seed: int | Sequence[int] | None, batch: int, device: torch.device) -> torch.Tensor:
-    """One seed per row, int64 [batch].
+def row_seeds(seed: Any, batch: int, device: torch.device) -> torch.Tensor:
+    """One seed per row, int64 [batch]. Seeds of 64 bits keep all of them, signed or not.
+
+    Args:
+        seed: None (drawn from torch's generator), an integer (row b uses seed + b), or one integer
+            per row.
+        batch: Number of rows.
+        device: Where the seeds go.
 
     Raises:
-        ValueError: if a sequence does not have one entry per row.
+        ValueError: if the seed is no such number, or a sequence does not have one entry per row.
     """
     if seed is None:
         return torch.randint(2**62, (batch,), dtype=torch.int64).to(device)
-    if isinstance(seed, (int, Integral)):  # numpy integers are no int
-        first = int(seed)
-        return torch.arange(first, first + batch, dtype=torch.int64, device=device)
-    if len(seed) != batch:
-        raise ValueError(
-            f"generate: seed must be an integer or have one entry per row ({batch}), "
-            f"got {len(seed)} entries"
-        )
-    return torch.tensor(list(seed), dtype=torch.int64, device=device)
+    one = isinstance(seed, (Number, str)) or getattr(seed, "ndim", None) == 0
+    if one:
+        first = integer("generate", "seed", seed)
+        seeds = [first + row for row in range(batch)]
+    else:
+        seeds = integers("generate", "seed", seed)
+        if len(seeds) != batch:
+            raise ValueError(
+                f"generate: seed must be an integer or have one entry per row ({batch}), "
+                f"got {len(seeds)} entries"
+            )
+    for value in [first] if one else seeds:
+        if not -(2**63) <= value < 2**64:
+            raise ValueError(f"generate: seed must have at most 64 bits, got {value}")
+    return torch.tensor([_as_int64(value) for value in seeds], dtype=torch.int64, device=device)
+
+
+def _as_int64(value: int) -> int:
+    """The number with the same 64 bits that fits an int64."""
+    return (value + 2**63) % 2**64 - 2**63

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import (
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from s2t_ext import ops
+from s2t_ext.ops.kernel_dtypes import for_kernels
 
 #: Warpers `sample_token` does itself, in the order transformers applies them.
 _FUSED = (
@@ -76,6 +78,14 @@ class OrdinaryToken:
         self.fused = _fuse(processors[split:])
         self._warped: tuple[torch.Tensor, torch.Tensor] | None = None
 
+    def process(self, input_ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Logits [batch, V] after the processors, which may be the caller's own.
+
+        Raises:
+            ValueError: if they return something else than scores for every row.
+        """
+        return _checked(self.processors(input_ids, logits), logits)
+
     def scores(self, input_ids: torch.Tensor, processed: torch.Tensor) -> torch.Tensor:
         """What transformers records under `scores`: the processed logits after the warpers, fp32
         [batch, V]. The warpers run once per step, since some keep a state.
@@ -83,7 +93,8 @@ class OrdinaryToken:
         if not self.warpers:
             return processed
         if self._warped is None or self._warped[0] is not processed:
-            self._warped = processed, self.warpers(input_ids, processed.clone())
+            warped = _checked(self.warpers(input_ids, processed.clone()), processed)
+            self._warped = processed, warped
         return self._warped[1]
 
     def choose(
@@ -125,6 +136,17 @@ class OrdinaryToken:
             position,
             blocked_ids,
         ).token
+
+
+def _checked(scores: Any, logits: torch.Tensor) -> torch.Tensor:
+    """What a processor returned for `logits`, in a dtype the kernels read."""
+    if not isinstance(scores, torch.Tensor) or scores.shape[:-1] != logits.shape[:-1]:
+        kind = list(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+        raise ValueError(
+            "generate: logits_processor must return scores [batch, vocabulary] = "
+            f"{list(logits.shape)}, got {kind}"
+        )
+    return for_kernels(scores)
 
 
 def _fuse(warpers: list[LogitsProcessor]) -> SamplingParameters | None:

@@ -45,7 +45,7 @@ def default_bin_values(rows: Tensor) -> Tensor:
     key = (rows.shape[0], rows.device)
     bins = _bins.get(key)
     if bins is None:
-        bins = torch.linspace(0.0, 1.0, rows.shape[0], device=rows.device)
+        bins = torch.linspace(0.0, 1.0, rows.shape[0], dtype=torch.float32, device=rows.device)
         # A tracer's stand-in must not outlive its trace; memory of a graph that is being captured
         # holds the values only after the graph's first replay.
         if type(bins) is Tensor and not _is_capturing(rows):

@@ -8,6 +8,7 @@ token for token in fp32.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -127,7 +128,7 @@ def _likely(proposal: ProposedCandidates, ratio: float) -> ProposedCandidates:
     """The candidates with p > ratio * p_max; -1 in place of the others."""
     if ratio == 0:
         return proposal
-    floor = proposal.logits[:, :1] + torch.log(torch.tensor(ratio))
+    floor = proposal.logits[:, :1] + math.log(ratio)
     return proposal._replace(ids=proposal.ids.where(proposal.logits > floor, -1))
 
 

@@ -4,7 +4,7 @@ S2T-LOCAL).
 
 from __future__ import annotations
 
-import math
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,19 @@ from torch import nn
 
 from s2t_ext import ops
 from s2t_ext.hf.identity import describe_base_model, vocabulary_size
+from s2t_ext.ops.kernel_dtypes import floating
 from s2t_ext.runs.files import locate_file
+from s2t_ext.runs.numbers import finite, positive
 from s2t_ext.runs.shipped import shipped_folder
 from s2t_ext.selectors import storage
 from s2t_ext.selectors.adapter import attach_adapter, left_whole, same_adapter
-from s2t_ext.selectors.parts import Calibration, TriggerHead
+from s2t_ext.selectors.parts import (
+    Calibration,
+    TriggerHead,
+    bin_vector,
+    reserved,
+    trigger_head_of,
+)
 from s2t_ext.selectors.reserved_tokens import check_ids, head_rows, resolve_reserved_ids
 
 if TYPE_CHECKING:
@@ -69,44 +77,25 @@ class Selector:
         calibrations: Mapping[str, Calibration] | None = None,
         decoding: S2TConfig | None = None,
     ) -> None:
+        if isinstance(rows, torch.Tensor) and not rows.is_floating_point():
+            _require(False, "rows", "be floating [R, D]", _describe(rows))
+        self.rows = floating("Selector", "rows", rows, rule="be floating [R, D]")
+        _require(self.rows.dim() == 2, "rows", "be floating [R, D]", _describe(self.rows))
         _require(
-            rows.dim() == 2 and rows.is_floating_point(),
-            "rows",
-            "be floating [R, D]",
-            _describe(rows),
+            1 <= self.num_bins <= MAX_BINS, "rows", f"have 1 to {MAX_BINS} bins", self.num_bins
         )
-        bins, hidden_size = rows.shape
-        _require(1 <= bins <= MAX_BINS, "rows", f"have 1 to {MAX_BINS} bins", bins)
-        for name, vector in (("bias", bias), ("bin_values", bin_values)):
-            if vector is not None:
-                _require(
-                    tuple(vector.shape) == (bins,), name, f"have shape [{bins}]", list(vector.shape)
-                )
-        _require(bin_temperature > 0, "bin_temperature", "be above 0", bin_temperature)
-        for name, tensor in (("rows", rows), ("bias", bias), ("bin_values", bin_values)):
-            if tensor is not None:
-                _require(bool(tensor.isfinite().all()), name, "be finite", "NaN or infinities")
-        _require(math.isfinite(prior_weight), "prior_weight", "be finite", prior_weight)
-        _require(len(reserved_ids) <= 64, "reserved_ids", "hold at most 64 ids", len(reserved_ids))
-        _require(
-            all(int(i) >= 0 for i in reserved_ids), "reserved_ids", "be at least 0", reserved_ids
-        )
-        if isinstance(trigger_head, tuple):
-            trigger_head = TriggerHead(trigger_head[0].float().reshape(-1), float(trigger_head[1]))
-        if trigger_head is not None:
-            size = trigger_head.weight.numel()
-            _require(size == hidden_size, "trigger_head", f"have {hidden_size} weights", size)
-        self.rows = rows.detach()
-        self.bias = None if bias is None else bias.detach().float()
+        self.bias = None if bias is None else bin_vector("bias", bias, self.num_bins)
         self.bin_values = (
-            torch.linspace(0, 1, bins) if bin_values is None else bin_values.detach().float()
+            torch.linspace(0, 1, self.num_bins, dtype=torch.float32)
+            if bin_values is None
+            else bin_vector("bin_values", bin_values, self.num_bins)
         )
-        self.reserved_ids = tuple(sorted({int(i) for i in reserved_ids}))
-        self.bin_temperature = float(bin_temperature)
-        self.prior_weight = float(prior_weight)
-        self.trigger_head = trigger_head
-        self.logit_scale = float(logit_scale)
-        self.softcap = softcap
+        self.reserved_ids = reserved(reserved_ids)
+        self.bin_temperature = positive("Selector", "bin_temperature", bin_temperature)
+        self.prior_weight = finite("Selector", "prior_weight", prior_weight)
+        self.logit_scale = finite("Selector", "logit_scale", logit_scale)
+        self.softcap = None if softcap is None else positive("Selector", "softcap", softcap)
+        self.trigger_head = trigger_head_of(trigger_head, self.hidden_size)
         self.base_model = dict(base_model or {})
         self.calibrations = dict(calibrations or {})
         self.decoding = decoding
@@ -141,6 +130,10 @@ class Selector:
                 self.trigger_head.weight.to(device), self.trigger_head.bias
             )
         return self
+
+    def on(self, device: torch.device | str) -> Selector:
+        """This selector if its tensors are on `device`, else a copy whose are."""
+        return self if self.rows.device == torch.device(device) else copy.copy(self).to(device)
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of states, fp32 [N], from the hidden states the language-model head reads, [N, D];
@@ -256,7 +249,7 @@ class Selector:
             tensors["bias"] = self.bias
         if self.trigger_head is not None:
             tensors["trigger_weight"] = self.trigger_head.weight
-            tensors["trigger_bias"] = torch.tensor([self.trigger_head.bias])
+            tensors["trigger_bias"] = torch.tensor([self.trigger_head.bias], dtype=torch.float32)
         options = {name: getattr(self, name) for name in storage.STORED_OPTIONS}
         return storage.Stored(
             tensors,

@@ -16,6 +16,7 @@ from s2t_ext.hf.identity import check_vocabulary_sizes, vocabulary_size
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.model_state import input_device
 from s2t_ext.ops import SupportKL
+from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.teachers.base import Teacher, TeacherSession, check_first
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _view(
         candidates = known
     else:
         candidates = candidate_ids.where(candidate_ids < size, -1)
-    return ops.support_kl(known, student_logits, logits[:, :size], candidates)
+    return ops.support_kl(known, student_logits, for_kernels(logits[:, :size]), candidates)
 
 
 def _positions(

@@ -248,14 +248,18 @@ def view(
 ) -> SupportKL:
     """`SupportKL` of listed log-probabilities; None stands for a row that was not asked for."""
     device = student_ids.device
-    support = torch.full(student_ids.shape, -math.inf)
-    candidates = torch.full(candidate_ids.shape, -math.inf)
+    support = torch.full(student_ids.shape, -math.inf, dtype=torch.float32)
+    candidates = torch.full(candidate_ids.shape, -math.inf, dtype=torch.float32)
     argmax = torch.full((len(positions),), -1)
     for row, position in enumerate(positions):
         if position is None:
             continue
-        support[row] = torch.tensor([position[i] for i in student_ids[row].tolist()])
-        candidates[row] = torch.tensor([position[i] for i in candidate_ids[row].tolist()])
+        support[row] = torch.tensor(
+            [position[i] for i in student_ids[row].tolist()], dtype=torch.float32
+        )
+        candidates[row] = torch.tensor(
+            [position[i] for i in candidate_ids[row].tolist()], dtype=torch.float32
+        )
         argmax[row] = position.argmax
     # The divergence looks at the support only, so the support can stand for the vocabulary.
     places = torch.arange(student_ids.shape[1], device=device).expand_as(student_ids)
