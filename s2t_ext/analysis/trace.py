@@ -13,7 +13,6 @@ from torch import nn
 from s2t_ext._version import __version__
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.record import S2TGenerateOutput
-from s2t_ext.decoding.trace import StepTrace
 from s2t_ext.generation import generate
 from s2t_ext.hf.prompts import chat_prompt, pad_prompts
 from s2t_ext.selectors.selector import Selector
@@ -58,7 +57,6 @@ def trace(
     inputs = pad_prompts(tokenizer, [text], model)
 
     def decoded(name: str, config: S2TConfig) -> dict[str, Any]:
-        steps = StepTrace(tokenizer)
         output = generate(
             model,
             inputs["input_ids"],
@@ -67,13 +65,12 @@ def trace(
             selector=selector,
             teacher=teacher,
             seed=seed,
-            on_step=steps,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             return_dict_in_generate=True,
         )
         assert isinstance(output, S2TGenerateOutput) and output.s2t is not None
-        return {"name": name, "summary": output.s2t.summary(), "steps": steps.steps()}
+        return {"name": name, "summary": output.s2t.summary(), "steps": output.s2t.trace(tokenizer)}
 
     plain = replace(config, trigger="never", threshold=None, select="local")
     return {

@@ -13,10 +13,16 @@ from typing import Any
 
 import torch
 
+from s2t_ext.decoding.row_record import RowRecord, row_record
+from s2t_ext.decoding.trace import Proposals, finite, trace_steps
 from s2t_ext.hf.generate_internals import GenerateDecoderOnlyOutput
+from s2t_ext.runs.trace_page import trace_page
 
 # What a record keeps of a step, and of how many steps at most before it joins them.
-_COLUMNS = ("tokens", "ordinary", "triggered", "slot", "statistic", "entropy", "active")
+_COLUMNS = (
+    *("tokens", "ordinary", "triggered", "slot", "statistic", "entropy", "active"),
+    *("candidates", "logits", "logsumexp"),
+)
 STACKED_STEPS = 64
 
 
@@ -34,9 +40,9 @@ class StepEvent:
         entropy: fp32 [batch], of the student, nats.
         active: Bool [batch], rows still generating before this step.
         candidates: int64 [batch, K], -1 where there is none.
+        logits: fp32 [batch, K], the student's logits of the candidates.
+        logsumexp: fp32 [batch], of all the student's logits.
         scores: fp32 [batch, K] or None if no row was triggered.
-        logits: fp32 [batch, K], the student's logits of the candidates, or None.
-        logsumexp: fp32 [batch], of all the student's logits, or None.
     """
 
     step: int
@@ -48,61 +54,19 @@ class StepEvent:
     entropy: torch.Tensor
     active: torch.Tensor
     candidates: torch.Tensor
+    logits: torch.Tensor
+    logsumexp: torch.Tensor
     scores: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    logsumexp: torch.Tensor | None = None
 
     @property
-    def logprobs(self) -> torch.Tensor | None:
-        """fp32 [batch, K]: the student's log-probabilities of the candidates, or None."""
-        if self.logits is None or self.logsumexp is None:
-            return None
+    def logprobs(self) -> torch.Tensor:
+        """fp32 [batch, K]: the student's log-probabilities of the candidates."""
         return self.logits - self.logsumexp[:, None]
 
     @property
     def changed(self) -> torch.Tensor:
         """Bool [batch]: rows whose token differs from the ordinary one."""
         return self.triggered & (self.tokens != self.ordinary)
-
-
-@dataclass
-class RowRecord:
-    """One sequence: lists run over its steps.
-
-    Attributes:
-        tokens: Emitted ids.
-        entropies: Support entropy in nats.
-        statistics: The trigger's statistic.
-        triggered_steps: Steps that needed a choice.
-        changed_steps: Those where the choice differed from the ordinary token.
-        chosen_ranks: Rank of the chosen candidate at each triggered step.
-    """
-
-    tokens: list[int] = field(default_factory=list)
-    entropies: list[float] = field(default_factory=list)
-    statistics: list[float] = field(default_factory=list)
-    triggered_steps: list[int] = field(default_factory=list)
-    changed_steps: list[int] = field(default_factory=list)
-    chosen_ranks: list[int] = field(default_factory=list)
-
-    @property
-    def steps(self) -> int:
-        """Number of tokens generated."""
-        return len(self.tokens)
-
-
-def _row_record(columns: dict[str, list[Any]]) -> RowRecord:
-    """The record of a row from its values at every step, those after its end left out."""
-    steps = [step for step, is_active in enumerate(columns["active"]) if is_active]
-    triggered = [step for step in steps if columns["triggered"][step]]
-    return RowRecord(
-        tokens=[columns["tokens"][step] for step in steps],
-        entropies=[columns["entropy"][step] for step in steps],
-        statistics=[columns["statistic"][step] for step in steps],
-        triggered_steps=triggered,
-        changed_steps=[step for step in steps if columns["changed"][step]],
-        chosen_ranks=[columns["slot"][step] for step in triggered],
-    )
 
 
 @dataclass
@@ -128,6 +92,9 @@ class DecodingRecord:
     milliseconds: dict[str, float] = field(default_factory=dict)
     _steps: list[list[torch.Tensor]] = field(default_factory=list, repr=False)
     _stacks: list[list[torch.Tensor]] = field(default_factory=list, repr=False)
+    _scored_steps: list[int] = field(default_factory=list, repr=False)
+    _scores: list[torch.Tensor] = field(default_factory=list, repr=False)
+    _proposals: Proposals | None = field(default=None, repr=False)
 
     @property
     def steps(self) -> int:
@@ -170,6 +137,9 @@ class DecodingRecord:
         device.
         """
         self._steps.append([getattr(event, name) for name in _COLUMNS])
+        if event.scores is not None:
+            self._scored_steps.append(event.step)
+            self._scores.append(event.scores)
         if len(self._steps) == STACKED_STEPS:
             self._stack()
 
@@ -180,6 +150,8 @@ class DecodingRecord:
         if self._steps:
             self._stacks.append([torch.stack(c) for c in zip(*self._steps, strict=True)])
             self._steps.clear()
+        if self._scores:  # each [batch, K]; the first holds those of earlier steps
+            self._scores = [torch.cat(self._scores)]
 
     def finish(self) -> None:
         """Turns the kept steps into row records."""
@@ -188,12 +160,59 @@ class DecodingRecord:
             return
         columns = dict(zip(_COLUMNS, map(torch.cat, zip(*self._stacks, strict=True)), strict=True))
         self._stacks.clear()
+        self._proposals = self._finish_proposals(columns)
         columns["changed"] = columns["triggered"] & (columns["tokens"] != columns["ordinary"])
         by_row = {name: column.T.tolist() for name, column in columns.items()}
         self.rows = [
-            _row_record({name: values[b] for name, values in by_row.items()})
+            row_record({name: values[b] for name, values in by_row.items()})
             for b in range(len(by_row["tokens"]))
         ]
+
+    def _finish_proposals(self, columns: dict[str, torch.Tensor]) -> Proposals:
+        """Takes the candidates out of the columns, to the CPU."""
+        ids, logits = columns.pop("candidates").cpu(), columns.pop("logits")
+        logprobs = (logits - columns.pop("logsumexp")[..., None]).cpu()
+        scores = torch.full_like(logprobs, math.nan)
+        if self._scores:
+            scored = scores[self._scored_steps].shape
+            scores[self._scored_steps] = torch.cat(self._scores).view(scored).cpu()
+            self._scores.clear()
+        # In rows without a choice the operator's scores mean nothing.
+        scores = scores.where(columns["triggered"].cpu()[..., None], math.nan)
+        return Proposals(columns["ordinary"].cpu(), ids, logprobs, scores)
+
+    def trace(self, tokenizer: Any, row: int = 0) -> list[dict[str, Any]]:
+        """Every step of one sequence, as plain values that JSON knows.
+
+        Args:
+            tokenizer: Turns tokens into text.
+            row: Place of the sequence in the batch.
+
+        Returns:
+            Per token: row, step, token, text, special, entropy, statistic, triggered, changed,
+            ordinary (the token without a choice) and candidates: id, text, logprob and, where a
+            choice was made, score.
+        """
+        assert self._proposals is not None  # `finish` sets it with the rows
+        return trace_steps(self.rows[row], self._proposals, tokenizer, row)
+
+    def to_html(self, tokenizer: Any, *, prompt: str = "", row: int = 0) -> str:
+        """A page that shows every step of one sequence: one file for any browser.
+
+        `python -m s2t_ext trace` shows greedy decoding beside it.
+
+        Args:
+            tokenizer: Turns tokens into text.
+            prompt: Shown above the answer.
+            row: Place of the sequence in the batch.
+
+        Returns:
+            HTML text, to be written as UTF-8.
+        """
+        run = {"name": "Select to Think", "summary": self.summary()}
+        return trace_page(
+            {"prompt": prompt, "runs": [{**run, "steps": self.trace(tokenizer, row)}]}
+        )
 
     def summary(self) -> dict[str, Any]:
         """Totals as plain JSON values."""
@@ -222,7 +241,7 @@ class DecodingRecord:
             for index, row in enumerate(self.rows):
                 content = {name: getattr(row, name) for name in RowRecord.__dataclass_fields__}
                 for name in ("entropies", "statistics"):
-                    content[name] = [v if math.isfinite(v) else None for v in content[name]]
+                    content[name] = [finite(v) for v in content[name]]
                 line = {"kind": "row", "row": index, **content}
                 file.write(json.dumps(line, allow_nan=False) + "\n")
         return path

@@ -2,68 +2,81 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
-from s2t_ext.decoding.record import StepEvent
+import torch
+
+from s2t_ext.decoding.row_record import RowRecord
 
 
-class StepTrace:
-    """Collects the steps of a generation: `generate(..., on_step=StepTrace(tokenizer))`.
+@dataclass
+class Proposals:
+    """What was proposed and scored at every step of a generation, on the CPU.
 
-    Args:
-        tokenizer: Turns tokens into text.
+    Attributes:
+        ordinary: int64 [steps, batch], the token without a choice.
+        ids: int64 [steps, batch, K], the candidates; -1 where there is none.
+        logprobs: fp32 [steps, batch, K], the student's.
+        scores: fp32 [steps, batch, K]; NaN where there is none.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.events: list[StepEvent] = []
+    ordinary: torch.Tensor
+    ids: torch.Tensor
+    logprobs: torch.Tensor
+    scores: torch.Tensor
 
-    def __call__(self, event: StepEvent) -> None:
-        """Keeps a step; tensors are read in `steps`, so no step waits for the device."""
-        self.events.append(event)
+    def of_step(self, step: int, row: int, tokenizer: Any) -> dict[str, Any]:
+        """The candidates of one row at one step, and the token without a choice."""
+        values = zip(
+            self.ids[step, row].tolist(),
+            self.logprobs[step, row].tolist(),
+            self.scores[step, row].tolist(),
+            strict=True,
+        )
+        return {
+            "ordinary": int(self.ordinary[step, row]),
+            "candidates": [
+                {
+                    "id": token,
+                    "text": tokenizer.decode([token]),
+                    "logprob": finite(logprob),
+                    "score": finite(score),
+                }
+                for token, logprob, score in values
+                if token >= 0
+            ],
+        }
 
-    def steps(self, row: int = 0) -> list[dict[str, Any]]:
-        """The steps of one sequence.
 
-        Args:
-            row: Its place in the batch.
+def trace_steps(
+    record: RowRecord, proposals: Proposals, tokenizer: Any, row: int
+) -> list[dict[str, Any]]:
+    """See `DecodingRecord.trace`."""
+    special = set(tokenizer.all_special_ids)
+    triggered, changed = set(record.triggered_steps), set(record.changed_steps)
+    texts = text_pieces(tokenizer, record.tokens)
+    return [
+        {
+            "row": row,
+            "step": step,
+            "token": token,
+            "text": text,
+            "special": token in special,
+            "entropy": finite(record.entropies[step]),
+            "statistic": finite(record.statistics[step]),
+            "triggered": step in triggered,
+            "changed": step in changed,
+            **proposals.of_step(step, row, tokenizer),
+        }
+        for step, (token, text) in enumerate(zip(record.tokens, texts, strict=True))
+    ]
 
-        Returns:
-            Per token: row, step, token, text, special, entropy, statistic, triggered, changed,
-            ordinary (the token without a choice) and candidates: id, text, logprob and, where a
-            choice was made, score.
-        """
-        mine = [event for event in self.events if bool(event.active[row])]
-        texts = text_pieces(self.tokenizer, [int(event.tokens[row]) for event in mine])
-        special = set(self.tokenizer.all_special_ids)
-        return [
-            {
-                "row": row,
-                "step": event.step,
-                "token": int(event.tokens[row]),
-                "text": text,
-                "special": int(event.tokens[row]) in special,
-                "entropy": float(event.entropy[row]),
-                "statistic": float(event.statistic[row]),
-                "triggered": bool(event.triggered[row]),
-                "changed": bool(event.changed[row]),
-                "ordinary": int(event.ordinary[row]),
-                "candidates": self._candidates(event, row),
-            }
-            for event, text in zip(mine, texts, strict=True)
-        ]
 
-    def _candidates(self, event: StepEvent, row: int) -> list[dict[str, Any]]:
-        ids = event.candidates[row].tolist()
-        absent = [None] * len(ids)
-        logprobs = absent if event.logprobs is None else event.logprobs[row].tolist()
-        scored = event.scores is not None and bool(event.triggered[row])
-        scores = event.scores[row].tolist() if event.scores is not None and scored else absent
-        return [
-            {"id": token, "text": self.tokenizer.decode([token]), "logprob": p, "score": score}
-            for token, p, score in zip(ids, logprobs, scores, strict=True)
-            if token >= 0
-        ]
+def finite(value: float) -> float | None:
+    """None for what JSON has no number for."""
+    return value if math.isfinite(value) else None
 
 
 def text_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
