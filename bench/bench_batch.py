@@ -2,9 +2,10 @@
 
     S2T_BENCH_MODEL=path/to/model pytest bench/bench_batch.py
 
-`BATCH` prompts, greedy, `TOKENS` new tokens, K = 8, random choices at `RATE` of the steps of every
-row. Beside each other in every round: `model.generate`; decoding with ragged tree steps, in which a
-row that needs no choice costs one token; and with padded ones, in which it costs K.
+`BATCH` prompts, greedy, `TOKENS` new tokens, K = 8, choices at the `RATE` of all steps where the
+entropy is highest. Beside each other in every round: `model.generate`; decoding with ragged tree
+steps, in which a row that needs no choice costs one token; and with padded ones, in which it costs
+K.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 from bench_generate import MODEL, selector_for
-from harness import write_results
+from harness import config_at_rate, write_results
 
 import s2t_ext
 from s2t_ext.decoding.steps import self_test
@@ -41,11 +42,10 @@ def runs(model, tokens):
     """Name -> function that generates `tokens` tokens of every row; the last two with a record."""
     ids = torch.arange(BATCH * 64).view(BATCH, 64) * 97 % 10_000 + 100
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
-    config = s2t_ext.S2TConfig(trigger="random", threshold=RATE, warmup_steps=0)
     selector = selector_for(model)
     found = self_test.attach(model)
 
-    def decode(ragged):
+    def decode(config, ragged):
         key, _ = model.__dict__[self_test._ATTRIBUTE]
         model.__dict__[self_test._ATTRIBUTE] = key, dataclasses.replace(found, ragged=ragged)
         return s2t_ext.generate(
@@ -53,10 +53,11 @@ def runs(model, tokens):
             **options,
         )  # fmt: skip
 
+    config = config_at_rate(RATE, lambda look: decode(look, True))
     return {
         "greedy": lambda: model.generate(ids, **options),
-        "ragged": lambda: decode(True),
-        "padded": lambda: decode(False),
+        "ragged": lambda: decode(config, True),
+        "padded": lambda: decode(config, False),
     }
 
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import torch
-from harness import write_results
+from harness import config_at_rate, write_results
 from transformers import AutoModelForCausalLM
 
 import s2t_ext
@@ -68,15 +68,9 @@ def ours(model, selector, ids, config, options):
 
 def config_for(model, selector, ids, case, options):
     """The trigger that fires at about `case["rate"]` of the steps of these prompts."""
-    rate, k = case["rate"], case["k"]
-    if rate in (0.0, 1.0):
-        trigger = "always" if rate else "never"
-        return s2t_ext.S2TConfig(k=k, trigger=trigger, warmup_steps=0)
-    look = s2t_ext.S2TConfig(k=k, trigger="entropy", threshold=1e9, warmup_steps=0)
-    record = ours(model, selector, ids, look, options).s2t
-    seen = torch.tensor([value for row in record.rows for value in row.statistics])
-    threshold = float(seen.quantile(1 - rate))
-    return s2t_ext.S2TConfig(k=k, trigger="entropy", threshold=threshold, warmup_steps=0)
+    return config_at_rate(
+        case["rate"], lambda config: ours(model, selector, ids, config, options), case["k"]
+    )
 
 
 def measure(model, case):

@@ -51,6 +51,23 @@ def interleaved(implementations, *, rounds=30, seconds=0.02, warmup=3):
     return rows
 
 
+def config_at_rate(rate, decode, k=8):
+    """The configuration that makes choices at about this share of the steps.
+
+    Args:
+        rate: 0 never chooses, 1 always; in between, where the entropy is above its quantile.
+        decode: Takes a configuration, decodes the prompts of the benchmark with it, and returns
+            the output with its record.
+        k: Candidates.
+    """
+    if rate in (0.0, 1.0):
+        return s2t_ext.S2TConfig(k=k, trigger="always" if rate else "never", warmup_steps=0)
+    look = s2t_ext.S2TConfig(k=k, trigger="entropy", threshold=1e9, warmup_steps=0)
+    seen = torch.tensor([value for row in decode(look).s2t.rows for value in row.statistics])
+    threshold = float(seen.quantile(1 - rate))
+    return s2t_ext.S2TConfig(k=k, trigger="entropy", threshold=threshold, warmup_steps=0)
+
+
 def write_results(name, rows, **context):
     """Writes one immutable file per run and benchmark under `bench/results/`; returns its path."""
     found = environment()

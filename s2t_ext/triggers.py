@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from s2t_ext.config import THRESHOLD_TRIGGERS, S2TConfig
-from s2t_ext.ops.reference import philox
+from s2t_ext.ops.random_uniform import random_uniform
+from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
 from s2t_ext.selectors.parts import Calibration
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Trigger:
             )  # resolve_trigger() checked the selector
             return selector.trigger_probability(hidden)
         if self.name == "random":
-            return philox.uniform24(seed, position, philox.PURPOSE_TRIGGER).float()
+            return random_uniform(seed, position, PURPOSE_TRIGGER)
         return torch.zeros_like(proposal.logsumexp)
 
     def fires(self, statistic: torch.Tensor, step: int) -> torch.Tensor:

@@ -234,6 +234,22 @@ def test_cuda_library_that_was_not_built(package):
 
 
 @pytest.mark.parametrize("require", ["0", "1"])
+def test_a_gpu_without_the_cuda_library_is_told_once(package, require):
+    (package / "_C_cuda.so").unlink(missing_ok=True)
+    code = "import torch\ntorch.cuda.device_count = lambda: 1\n" + AS_IF_CUDA
+    result = run(package, code + "import s2t_ext\n", S2T_EXT_REQUIRE_NATIVE=require)
+    message = "the native library _C_cuda is not in use, because _C_cuda was not built: "
+    if require == "1":
+        assert result.returncode == 1
+        assert "ImportError" in result.stderr and message in result.stderr
+    else:
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.count(message) == 1
+        assert "to do: with the CUDA toolkit at hand, install s2t_ext again" in result.stderr
+        assert result.stdout.startswith("False _C_cuda was not built: ")
+
+
+@pytest.mark.parametrize("require", ["0", "1"])
 def test_cuda_library_that_cannot_be_loaded(package, require):
     (package / "_C_cuda.so").write_text("no library")
     result = run(package, AS_IF_CUDA, S2T_EXT_REQUIRE_NATIVE=require)

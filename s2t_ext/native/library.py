@@ -1,9 +1,9 @@
 """Loads the native libraries, or says what was built, what was found and what to do.
 
 `_C` (operators for CPU tensors, and the pybind11 module) is loaded when this module is imported;
-`_C_cuda` after it, if torch is a CUDA build and the library was built. Without `_C` a warning is
-given, once, and the operators run in plain PyTorch; with S2T_EXT_REQUIRE_NATIVE=1 it is an
-ImportError.
+`_C_cuda` after it, if torch is a CUDA build. Without `_C`, or without `_C_cuda` where torch sees a
+GPU, a warning is given, once, and the operators run in plain PyTorch; with
+S2T_EXT_REQUIRE_NATIVE=1 it is an ImportError.
 """
 
 from __future__ import annotations
@@ -237,22 +237,28 @@ def _load_cuda() -> Path:
         raise _Unusable(f"torch {torch.__version__} is a CPU build", "")
     path = FOLDER / "_C_cuda.so"
     if not path.is_file():
-        built = build_info() or {}
-        raise _Unusable(f"_C_cuda was not built: {built.get('cuda_reason', 'unknown')}", "")
+        reason = f"_C_cuda was not built: {(build_info() or {}).get('cuda_reason', 'unknown')}"
+        if torch.cuda.device_count() > 0:  # without a GPU there is nothing it would be used for
+            _give_up(_explain_cuda(reason, f"with the CUDA toolkit at hand, {_REBUILD}"))
+        raise _Unusable(reason, "")
     try:
         torch.ops.load_library(path)
     except Exception as error:
-        built = build_info() or {}
-        message = (
-            f"s2t_ext: the native library _C_cuda is not in use, because loading it failed: "
-            f"{type(error).__name__}: {error}.\n"
-            f"  built: with CUDA {built.get('cuda')} and torch {built.get('torch')}\n"
-            f"  found: torch {torch.__version__} (CUDA {torch.version.cuda})\n"
-            f"  to do: {_REBUILD}"
-        )
+        reason = f"loading it failed: {type(error).__name__}: {error}"
+        message = _explain_cuda(reason, _REBUILD)
         _give_up(message)
         raise _Unusable(message, _REBUILD) from error
     return path
+
+
+def _explain_cuda(reason: str, remedy: str) -> str:
+    built = build_info() or {}
+    return (
+        f"s2t_ext: the native library _C_cuda is not in use, because {reason}.\n"
+        f"  built: with CUDA {built.get('cuda') or '(none)'} and torch {built.get('torch')}\n"
+        f"  found: torch {torch.__version__} (CUDA {torch.version.cuda})\n"
+        f"  to do: {remedy}"
+    )
 
 
 # ---- helpers -------------------------------------------------------------------------------------
