@@ -165,3 +165,13 @@ def test_generate_refuses_a_selector_of_another_model(folders, tmp_path):
     make_selector(other, base_model=describe_base_model(other)).save_pretrained(tmp_path)
     text = error_of(*generate_command(folders, "--selector", tmp_path))
     assert text.startswith("generate: selector must belong to the model (fingerprint ")
+
+
+def test_generate_writes_a_page_for_every_prompt(folders, tmp_path):
+    options = ("--selector", folders / "selector", "--html", tmp_path / "page.html")
+    _, stderr = call(*generate_command(folders, *options, "--prompt", "Hello"))
+    pages = {path.name: path.read_text("utf-8") for path in tmp_path.glob("*.html")}
+    assert set(pages) == {"page-0.html", "page-1.html"}
+    assert f"wrote {tmp_path / 'page-1.html'}" in stderr.replace("\n", "")
+    assert '"prompt": "Hello"' in pages["page-1.html"]
+    assert '"triggered": true' in pages["page-0.html"]

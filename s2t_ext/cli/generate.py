@@ -45,6 +45,9 @@ def generate(
     trace: Annotated[
         Path | None, typer.Option(help="Write what happened at every step as JSON lines.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page that shows every step, for any browser.")
+    ] = None,
 ) -> None:
     """Generate text with Select-to-Think decoding and stream it to the terminal."""
     with one_line_errors():
@@ -65,8 +68,16 @@ def generate(
             line = _one_line(summary)
             errors.print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
             if trace is not None:
-                path = trace if len(prompt) == 1 else trace.with_stem(f"{trace.stem}-{number}")
-                output.s2t.write_jsonl(path)
+                output.s2t.write_jsonl(_numbered(trace, number, len(prompt)))
+            if html is not None:
+                path = _numbered(html, number, len(prompt))
+                path.write_text(output.s2t.to_html(tokenizer, prompt=text), "utf-8")
+                errors.print(f"wrote {path}", style="dim", markup=False)
+
+
+def _numbered(path: Path, number: int, count: int) -> Path:
+    """The file of one of several prompts."""
+    return path if count == 1 else path.with_stem(f"{path.stem}-{number}")
 
 
 def _config(selector: Selector | None, **options: Any) -> S2TConfig:
