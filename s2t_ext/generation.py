@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,16 +17,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
-    StopStringCriteria,
 )
 
 from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.caller_arguments import check_before_generate, prepared_arguments
 from s2t_ext.decoding.decode_loop import decode
-from s2t_ext.decoding.options import DecodingOptions
+from s2t_ext.decoding.options import DecodingOptions, make_options
 from s2t_ext.decoding.record import S2TGenerateOutput, StepEvent
 from s2t_ext.decoding.requirements import check_prompt
-from s2t_ext.hf.generate_internals import BaseStreamer, arguments_of_generate
-from s2t_ext.hf.identity import check_same_tokenizer
+from s2t_ext.hf.generate_internals import (
+    BaseStreamer,
+    arguments_at_the_door,
+    arguments_of_generate,
+)
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.selectors.selector import Selector
 
@@ -40,6 +42,21 @@ class DecodingMethod:
     def __init__(self, options: DecodingOptions, streamer: BaseStreamer | None = None) -> None:
         self.options = options
         self.streamer = streamer
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[DecodingMethod]:
+        """transformers asks `isinstance(custom_generate, str)` before anything else, and then takes
+        some arguments away from a callable without a word. This is where a word can be said.
+        """
+        arguments = arguments_at_the_door(self)
+        check_before_generate(arguments)
+        if arguments.get("stop_strings") is not None:
+            raise ValueError(
+                "generate: stop_strings must be None for decoding_method(), since transformers "
+                "keeps its tokenizer (give stopping_criteria=[StopStringCriteria(tokenizer, "
+                f"strings)]), got {arguments['stop_strings']!r}"
+            )
+        return DecodingMethod
 
     def __call__(
         self,
@@ -100,9 +117,7 @@ def decoding_method(
     Returns:
         A callable for `model.generate(..., custom_generate=...)`.
     """
-    return DecodingMethod(
-        DecodingOptions(_config_for(s2t, selector), selector, teacher, seed, on_step), streamer
-    )
+    return DecodingMethod(make_options(s2t, selector, teacher, seed, on_step), streamer)
 
 
 def generate(
@@ -157,7 +172,7 @@ def generate(
     if generation_config is not None:
         generate_kwargs["generation_config"] = generation_config
     plain = checked_model(model, "generate")
-    arguments = _prepared(plain, method.options, generate_kwargs, tokenizer)
+    arguments = prepared_arguments(plain, method.options, generate_kwargs, tokenizer)
     for prompt in (inputs, arguments.get("input_ids")):
         if prompt is not None and prompt.shape[0]:
             check_prompt(prompt, arguments)
@@ -197,7 +212,7 @@ def patch(
             PEFT or `torch.compile` or not.
     """
     target = checked_model(model, "patch")
-    options = DecodingOptions(_config_for(s2t, selector), selector, teacher, seed, on_step)
+    options = make_options(s2t, selector, teacher, seed, on_step)
     target.generate = PatchedGenerate(target, options)
     return model
 
@@ -229,7 +244,7 @@ class PatchedGenerate:
         tokenizer = kwargs.pop("tokenizer", None)
         named = inspect.signature(own).bind_partial(self.model, *args).arguments
         named.pop("self")
-        arguments = _prepared(self.model, self.options, {**named, **kwargs}, tokenizer)
+        arguments = prepared_arguments(self.model, self.options, {**named, **kwargs}, tokenizer)
         return own(self.model, custom_generate=DecodingMethod(self.options), **arguments)
 
 
@@ -242,62 +257,3 @@ def checked_model(model: nn.Module, where: str) -> PreTrainedModel:
             f"{type(model).__name__}"
         )
     return plain
-
-
-def _prepared(
-    model: PreTrainedModel,
-    options: DecodingOptions,
-    generate_kwargs: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> dict[str, Any]:
-    """The arguments for `model.generate`, after what it would act on before it reaches us."""
-    if generate_kwargs.get("cache_implementation") == "paged":
-        raise ValueError(
-            "generate: cache_implementation must not be 'paged' (continuous batching bypasses "
-            "custom decoding), got 'paged'"
-        )
-    config = generate_kwargs.get("generation_config")
-    if generate_kwargs.get("token_healing") or getattr(config, "token_healing", False):
-        raise ValueError(
-            "generate: token_healing must be False (heal the prompt first: "
-            "model.heal_tokens(input_ids, tokenizer)), got True"
-        )
-    teachers = getattr(options.teacher, "tokenizer", None)
-    if tokenizer is not None and teachers is not None:
-        check_same_tokenizer(tokenizer, teachers)
-    return _with_stop_strings(generate_kwargs, model, tokenizer)
-
-
-def _config_for(s2t: S2TConfig | None, selector: Selector | None) -> S2TConfig:
-    if s2t is not None:
-        return s2t
-    if selector is not None and selector.decoding is not None:
-        return selector.decoding
-    return S2TConfig()
-
-
-def _with_stop_strings(
-    generate_kwargs: dict[str, Any],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> dict[str, Any]:
-    """Turns `stop_strings` into a stopping criterion, since `generate` keeps the tokenizer from a
-    callable.
-    """
-    config = generate_kwargs.get("generation_config")
-    own = model.generation_config
-    strings = generate_kwargs.pop("stop_strings", None)
-    for source in (config, own):
-        strings = strings if strings is not None else getattr(source, "stop_strings", None)
-    if strings is None:
-        return generate_kwargs
-    if tokenizer is None:
-        raise ValueError("generate: tokenizer must be given for stop_strings, got None")
-    criteria = StoppingCriteriaList(generate_kwargs.pop("stopping_criteria", None) or [])
-    criteria.append(StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
-    if config is not None:
-        generate_kwargs["generation_config"] = config = copy.deepcopy(config)
-        config.stop_strings = None
-    if own.stop_strings is not None:
-        generate_kwargs["stop_strings"] = None  # only an argument overrides the model's own
-    return {**generate_kwargs, "stopping_criteria": criteria}

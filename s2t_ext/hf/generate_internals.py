@@ -28,6 +28,7 @@ __all__ = [
     "GenerateCall",
     "GenerateDecoderOnlyOutput",
     "GenerationMode",
+    "arguments_at_the_door",
     "arguments_of_generate",
     "check_release",
     "compile_options",
@@ -110,6 +111,21 @@ def arguments_of_generate() -> GenerateCall:
         "generate: decoding_method() must be called by model.generate of a transformers release "
         f"whose arguments it can read, got none in release {transformers.__version__}"
     )
+
+
+def arguments_at_the_door(method: Any) -> dict[str, Any]:
+    """The keywords of a `generate` call that is looking at the callable `method`, before it has
+    acted on any; empty outside of such a call.
+    """
+    frame = inspect.currentframe()
+    caller = None if frame is None or frame.f_back is None else frame.f_back.f_back
+    if caller is None or caller.f_code.co_name != "generate":
+        return {}
+    found = caller.f_locals
+    if found.get("custom_generate") is not method or "self" not in found:
+        return {}
+    config = found.get("generation_config")
+    return {"generation_config": config, **found.get("kwargs", {})}
 
 
 def _call_of(arguments: Mapping[str, Any]) -> GenerateCall:
