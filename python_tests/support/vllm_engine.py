@@ -86,9 +86,9 @@ class EngineProcess:
         """`collective_rpc("s2t_statistics")` of the first worker."""
         return self._ask(method="statistics")
 
-    def labels(self, requests: list[dict[str, Any]]) -> list[list[list[float]]]:
-        """`Teacher.from_vllm` on trajectories."""
-        return self._ask(method="labels", requests=requests)
+    def labels(self, trajectories: list[dict[str, Any]]) -> list[list[Any]]:
+        """Columns of `Teacher.from_vllm`'s answers to `UnlabelledTrajectory`s."""
+        return self._ask(method="labels", trajectories=trajectories)
 
     def close(self) -> None:
         """Ends the process."""
@@ -197,6 +197,23 @@ class _Engine:
     def counters(self) -> dict[str, int]:
         free = self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
         return {**self.counted, "free_blocks": free}
+
+    def labels(self, trajectories: list[dict[str, Any]]) -> list[list[Any]]:
+        import torch
+
+        from s2t_ext.teachers import Teacher, UnlabelledTrajectory
+
+        given = [
+            UnlabelledTrajectory(
+                torch.tensor(each["input_ids"]),
+                each["first"],
+                torch.tensor(each["student_ids"]),
+                torch.tensor(each["student_logits"]),
+            )
+            for each in trajectories
+        ]
+        answers = Teacher.from_vllm(self.llm).label_trajectories(given)
+        return [[column.tolist() for column in answer] for answer in answers]
 
     def statistics(self) -> dict[str, Any]:
         return self.llm.collective_rpc("s2t_statistics")[0]

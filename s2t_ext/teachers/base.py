@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -52,11 +53,29 @@ class TeacherSession(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class UnlabelledTrajectory:
+    """A finished trajectory and what the student proposed at each of its steps.
+
+    Attributes:
+        input_ids: int64 [length], prompt and response without padding.
+        first: Index of the first token of the response, 1..length-1.
+        student_ids: int64 [length - first, S], the student's support at each step, or -1.
+        student_logits: fp32 [length - first, S].
+    """
+
+    input_ids: torch.Tensor
+    first: int
+    student_ids: torch.Tensor
+    student_logits: torch.Tensor
+
+
 class Teacher(ABC):
     """A large model that guides a small one with the same vocabulary.
 
-    Make one with `from_model` (a transformers model in this process) or `from_server` (any
-    OpenAI-compatible completions server).
+    Make one with `from_model` (a transformers model in this process), `from_server` (any
+    OpenAI-compatible completions server) or `from_vllm` (an engine in this process, to label
+    trajectories).
     """
 
     #: The teacher's tokenizer, if known; compared with the student's.
@@ -92,6 +111,17 @@ class Teacher(ABC):
             options: See `s2t_ext.teachers.server.ServerTeacher`.
         """
         return Teacher._kinds["server"](url, model_name, tokenizer, **options)
+
+    @staticmethod
+    def from_vllm(llm: Any, tokenizer: Any = None) -> Teacher:
+        """A vLLM engine in this process, for `collect` and `measure_sufficiency`.
+
+        Args:
+            llm: A `vllm.LLM` on the V2 model runner (vLLM's choice on GPUs, or
+                `VLLM_USE_V2_MODEL_RUNNER=1`), with `max_logprobs` at least the support (64).
+            tokenizer: Its tokenizer, to be compared with the student's.
+        """
+        return Teacher._kinds["engine"](llm, tokenizer)
 
     @abstractmethod
     def start(self, student: Any) -> TeacherSession:
@@ -143,6 +173,35 @@ class Teacher(ABC):
             `SupportKL` with one row per step; the candidates are the support, so
             `candidate_logprobs` is [length - first, S].
         """
+
+    def label_trajectories(
+        self,
+        trajectories: Sequence[UnlabelledTrajectory],
+        *,
+        vocabulary: int | None = None,
+        chunk: int = 128,
+    ) -> list[SupportKL]:
+        """`label_trajectory` of several, which some teachers do at once.
+
+        Args:
+            trajectories: The trajectories.
+            vocabulary: As in `label_trajectory`.
+            chunk: As in `label_trajectory`.
+
+        Returns:
+            One `SupportKL` per trajectory.
+        """
+        return [
+            self.label_trajectory(
+                one.input_ids,
+                one.first,
+                one.student_ids,
+                one.student_logits,
+                vocabulary=vocabulary,
+                chunk=chunk,
+            )
+            for one in trajectories
+        ]
 
 
 def check_first(input_ids: torch.Tensor, first: int) -> int:

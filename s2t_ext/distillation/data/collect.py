@@ -22,9 +22,10 @@ from s2t_ext.distillation.groups import Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
 from s2t_ext.hf.prompts import chat_prompt
+from s2t_ext.ops import SupportKL
 from s2t_ext.rollouts import roll_out
 from s2t_ext.runs.prompts import Prompt
-from s2t_ext.teachers.base import Teacher, describe_teacher
+from s2t_ext.teachers.base import Teacher, UnlabelledTrajectory, describe_teacher
 
 #: Steps whose vocabulary-wide logits of the student are held at a time.
 STEP_ROWS = 128
@@ -127,11 +128,10 @@ def collect(
                 max_new_tokens=max_new_tokens,
                 seeds=[SEED_STEP * seed + first + i for i in range(len(part))],
             )
-        records = []
-        for i, (prompt_ids, response_ids) in enumerate(pairs):
-            split = "held_out" if part[i].is_held_out(held_out) else "train"
-            records.append((split, labeller.label(str(first + i), prompt_ids, response_ids)))
-        collection.write_shard(index, records)
+        splits = ["held_out" if p.is_held_out(held_out) else "train" for p in part]
+        keys = [str(first + i) for i in range(len(part))]
+        records = zip(splits, labeller.label_all(keys, pairs), strict=True)
+        collection.write_shard(index, list(records))
     return collection
 
 
@@ -160,24 +160,43 @@ class Labeller:
         if blocked:
             self._blocked = torch.tensor(list(blocked), dtype=torch.int64, device=self._device)
 
-    @torch.no_grad()
     def label(self, key: str, prompt: Sequence[int], response: Sequence[int]) -> Trajectory:
         """The labelled trajectory; its groups are the ceil(share * length) steps of highest KL, of
         highest entropy, or both (`collect`'s `steps`).
         """
-        ids = torch.tensor([*prompt, *response], dtype=torch.int64, device=self._device)
-        first, length = len(prompt), len(response)
-        if not length:
-            return Trajectory(key, tuple(prompt), (), ())
-        proposal = self._propose(ids, first)
-        answer = self.teacher.label_trajectory(
-            ids,
-            first,
-            proposal.ids,
-            proposal.logits,
-            vocabulary=vocabulary_size(self._packed.plain),
-            chunk=STEP_ROWS,
+        return self.label_all([key], [(prompt, response)])[0]
+
+    @torch.no_grad()
+    def label_all(
+        self, keys: Sequence[str], pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[Trajectory]:
+        """`label` of several (prompt ids, response ids); the teacher sees them together."""
+        proposals, questions = [], []
+        for prompt, response in pairs:
+            if response:
+                ids = torch.tensor([*prompt, *response], dtype=torch.int64, device=self._device)
+                proposal = self._propose(ids, len(prompt))
+                proposals.append(proposal)
+                questions.append(
+                    UnlabelledTrajectory(ids, len(prompt), proposal.ids, proposal.logits)
+                )
+        vocabulary = vocabulary_size(self._packed.plain)
+        answers = iter(
+            self.teacher.label_trajectories(questions, vocabulary=vocabulary, chunk=STEP_ROWS)
         )
+        proposed = iter(proposals)
+        trajectories = []
+        for key, (prompt, response) in zip(keys, pairs, strict=True):
+            labels: tuple[Any, ...] = ((),)
+            if response:
+                labels = self._labels(next(proposed), next(answers))
+            trajectories.append(Trajectory(key, tuple(prompt), tuple(response), *labels))
+        return trajectories
+
+    def _labels(
+        self, proposal: ops.ProposedCandidates, answer: SupportKL
+    ) -> tuple[tuple[Group, ...], tuple[float, ...], tuple[float, ...]]:
+        """(groups, divergence of every step, entropy of every step) of a trajectory."""
         kl = answer.kl
         chosen = self._chosen(kl, proposal.support_entropy)
         logprobs = (proposal.logits - proposal.logsumexp[:, None])[:, : self.k].tolist()
@@ -197,7 +216,7 @@ class Labeller:
                     entropy[step],
                 )
             )
-        return Trajectory(key, tuple(prompt), tuple(response), tuple(groups), kl_list, entropy)
+        return tuple(groups), kl_list, entropy
 
     def _chosen(self, kl: torch.Tensor, entropy: torch.Tensor) -> list[int]:
         """The steps to keep, ascending, of [length] each."""
