@@ -6,9 +6,11 @@ import re
 import chromium
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
 import s2t_ext
 from s2t_ext.analysis.trace import trace
+from s2t_ext.cli import app
 from s2t_ext.decoding.trace import text_pieces
 from s2t_ext.demo import ASSETS
 from s2t_ext.runs.trace_page import trace_page
@@ -60,6 +62,36 @@ def test_a_trace_tells_the_text_its_candidates_and_their_scores(document):
             assert len(step["candidates"]) == 8
             assert sum(2.71828 ** c["logprob"] for c in step["candidates"]) < 1.001
             assert (step["candidates"][0]["score"] is not None) == step["triggered"]
+
+
+def test_a_teacher_that_chooses_is_traced_too(tmp_path):
+    """By the command, as its users do."""
+    page, data = tmp_path / "page.html", tmp_path / "page.json"
+    result = CliRunner().invoke(
+        app,
+        [
+            *("trace", "--model", str(ASSETS / "student"), "--teacher", str(ASSETS / "teacher")),
+            *("--trigger", "entropy", "--threshold", "0.3", "--prompt", PROMPT, "--no-chat"),
+            *("--html", str(page), "--json", str(data)),
+        ],
+    )
+    assert result.exit_code == 0, result.output
+    found = json.loads(data.read_text())
+    (changed,) = [step for step in found["runs"][1]["steps"] if step["changed"]]
+    best = max(changed["candidates"], key=lambda c: c["score"])
+    assert best["id"] == changed["token"] and best["score"] > -0.1  # a log-probability
+    assert (
+        found["score_name"] == "teacher's log-probability"
+        and "teacher_forward_passes" in (found["runs"][1]["summary"])
+    )
+    assert "the teacher selects" in page.read_text()
+
+
+@pytest.mark.parametrize("given", [[], ["--selector", "s2t_ext/demo", "--teacher", "T"]])
+def test_a_trace_is_by_a_selector_or_by_a_teacher(given, tmp_path):
+    command = ["trace", "--model", "M", "--prompt", "P", "--html", str(tmp_path / "p.html"), *given]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "either --selector or --teacher" in result.output
 
 
 def test_the_page_holds_its_document_and_asks_for_nothing(document):

@@ -56,7 +56,7 @@ def trace(
     text = chat_prompt(tokenizer, prompt) if use_chat_template else prompt
     inputs = pad_prompts(tokenizer, [text], model)
 
-    def decoded(name: str, config: S2TConfig) -> dict[str, Any]:
+    def decoded(name: str, config: S2TConfig, teacher: Teacher | None) -> dict[str, Any]:
         output = generate(
             model,
             inputs["input_ids"],
@@ -87,7 +87,10 @@ def trace(
         "trigger": config.trigger,
         "threshold": resolve_trigger(config, selector).threshold,
         "score_name": "score" if config.select == "local" else "teacher's log-probability",
-        "runs": [decoded("greedy", plain), decoded(_NAMES[config.select], config)],
+        "runs": [
+            decoded("greedy", plain, None),
+            decoded(_NAMES[config.select], config, teacher),
+        ],
     }
 
 
