@@ -7,7 +7,7 @@ test_checkpoint.py, of options in test_config.py.
 import pytest
 import torch
 from architectures import PROMPT
-from models import WAYS_IN, make_tokenizer, prompts, tiny_model
+from models import WAYS_IN, make_selector, make_tokenizer, prompts, tiny_model, way_in
 from refusals import ALWAYS, NEVER, refusal
 from transformers import GenerationConfig, TextStreamer
 
@@ -106,6 +106,21 @@ def test_modes_of_generate(arguments, message, way):
 )
 def test_options_of_generate(arguments, message, way):
     assert refusal(way, NEVER, **arguments) == message
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_a_student_spread_over_several_accelerators(way):
+    """As `device_map="auto"` leaves it; the attribute is all there is of it without GPUs."""
+    model = tiny_model("llama")
+    model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 1, "lm_head": "cuda:1"}
+    assert refusal(way, model=model) == (
+        "generate: model must be on one device where its candidates are scored (load it with "
+        "device_map={'': 0}, or set trigger='never' or select='teacher'), got cuda:0, cuda:1"
+    )
+    model.hf_device_map = {"model": 0, "lm_head": "cpu"}  # run by one of them
+    ids = prompts(False).ids
+    output = way_in(way, model, ALWAYS, make_selector(model))(input_ids=ids, max_new_tokens=3)
+    assert output.shape == (2, PROMPT + 3)
 
 
 def test_modes_of_a_patched_model():

@@ -65,7 +65,7 @@ def decode(
     trigger = resolve_trigger(options.config, options.selector)
     check_options(options.config, trigger, options.selector, options.teacher)
     if trigger.can_fire:
-        check_choices(options.config, generation_config, model_kwargs)
+        check_choices(model, options.config, generation_config, model_kwargs)
     if input_ids.shape[0] == 0:
         return _empty_batch(input_ids, generation_config, streamer)
     check_prompt(input_ids, model_kwargs)

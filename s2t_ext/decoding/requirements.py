@@ -20,6 +20,7 @@ from s2t_ext.hf.generate_internals import (
     MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
     GenerationMode,
 )
+from s2t_ext.hf.model_state import accelerators
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.triggers import Trigger
 
@@ -132,7 +133,10 @@ def check_options(
 
 
 def check_choices(
-    config: S2TConfig, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
+    model: PreTrainedModel,
+    config: S2TConfig,
+    generation_config: GenerationConfig,
+    model_kwargs: dict[str, Any],
 ) -> None:
     """Raises ValueError for what an ordinary step honours but a choice would silently drop."""
     if generation_config.do_sample and generation_config.watermarking_config is not None:
@@ -143,6 +147,13 @@ def check_choices(
         )
     if config.select != "local":
         return
+    devices = accelerators(model)
+    if len(devices) > 1:
+        _refuse(
+            "model must be on one device where its candidates are scored (load it with "
+            "device_map={'': 0}, or set trigger='never' or select='teacher')",
+            ", ".join(devices),
+        )
     for name, value in model_kwargs.items():
         if value is not None and name not in _CARRIED_BY_CANDIDATES:
             _refuse(

@@ -119,6 +119,15 @@ def input_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
+def accelerators(model: nn.Module) -> list[str]:
+    """The accelerators that run parts of a model which accelerate has spread, sorted; layers that
+    are kept on the CPU or on disk are run by one of these. Empty for a model that is not spread.
+    """
+    places = getattr(model, "hf_device_map", {}).values()
+    found = {f"cuda:{place}" if isinstance(place, int) else str(place) for place in places}
+    return sorted(found - {"cpu", "disk", "meta"})
+
+
 def _state(model: PreTrainedModel) -> list[Any]:
     """Equal as long as nothing has changed; the modules are not kept alive by it."""
     state: list[Any] = [
