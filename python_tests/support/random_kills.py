@@ -1,6 +1,6 @@
 """Collect and distill, killed at random moments: the same files as in peace.
 
-    python random_kills.py FOLDER KILLS collect|lora|rows|full
+    python random_kills.py FOLDER KILLS collect|two|lora|rows|full
 
 runs one of them undisturbed, then again under SIGKILL, in forked children, and compares what is
 left. Run by test_random_kills.py in a process of its own, since it forks.
@@ -42,6 +42,19 @@ def killed(work: Callable[[], None], kills: int, duration: float) -> int:
         assert os.WIFSIGNALED(status), "the child failed by itself"
 
 
+def killed_as_two(work: Callable[[], None], kills: int, duration: float) -> int:
+    """The same with two processes that share the work, each killed by itself."""
+    supervisors = []
+    for rank in range(2):
+        supervisors.append(os.fork())
+        if supervisors[-1] == 0:
+            os.environ.update(RANK=str(rank), WORLD_SIZE="2")
+            killed(work, kills, duration)
+            os._exit(0)
+    assert [os.waitpid(pid, 0)[1] for pid in supervisors] == [0, 0], "a process failed by itself"
+    return 2 * kills
+
+
 def collected(folder: Path) -> dict:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
@@ -58,7 +71,7 @@ def trained(folder: Path) -> dict:
 
 def main(folder: Path, kills: int, what: str) -> None:
     torch.set_num_threads(1)
-    if what == "collect":
+    if what in ("collect", "two"):
 
         def work(name: str) -> None:
             run_collect(folder / name, batch_size=1, rollouts=3, progress=False)
@@ -78,7 +91,8 @@ def main(folder: Path, kills: int, what: str) -> None:
         read = trained
     start = time.monotonic()
     work("peace")
-    done = killed(lambda: work("war"), kills, time.monotonic() - start)
+    kill = killed_as_two if what == "two" else killed
+    done = kill(lambda: work("war"), kills, time.monotonic() - start)
     assert read(folder / "peace") == read(folder / "war"), "a resumed run differs"
     print(f"{what}: {done} kills, the same files")
 

@@ -52,10 +52,13 @@ def locate_file(path_or_repo: str | Path, name: str) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even after a power cut."""
+    """Writes a file so that it is there whole or not at all, even after a power cut.
+
+    A killed process leaves `<name>.<random>.unfinished` behind.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".unfinished")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".unfinished")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

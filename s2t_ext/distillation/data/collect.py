@@ -24,6 +24,7 @@ from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocab
 from s2t_ext.hf.prompts import chat_prompt
 from s2t_ext.ops import SupportKL
 from s2t_ext.rollouts import roll_out
+from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.prompts import Prompt
 from s2t_ext.teachers.base import Teacher, UnlabelledTrajectory, describe_teacher
 
@@ -58,6 +59,9 @@ def collect(
     progress: bool | None = None,
 ) -> Collection:
     """Collects labelled trajectories; call it again with the same arguments to resume a killed run.
+
+    Under `torchrun` or `accelerate launch` process i of n does the shards i, i + n, ... in the same
+    folder, and returns when it has done them; the processes may be on several machines.
 
     Args:
         model: The student.
@@ -113,7 +117,8 @@ def collect(
         model, teacher, k=k, support=support, share=share, steps=steps, blocked=reserved_ids
     )
     hidden = None if progress is None else not progress
-    for index in tqdm(collection.missing_shards(), desc="collect", unit="shard", disable=hidden):
+    missing = share_of_this_process(collection.missing_shards())
+    for index in tqdm(missing, desc="collect", unit="shard", disable=hidden):
         first = index * batch_size
         part = jobs[first : first + batch_size]
         if recorded is not None:

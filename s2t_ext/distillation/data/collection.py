@@ -16,6 +16,7 @@ from typing import Any
 
 from s2t_ext.distillation.groups import Trajectory
 from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.processes import share_of_this_process, this_process
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -63,12 +64,22 @@ class Collection:
                     "collect: output must be a new folder or one collected with the same "
                     f"settings, got one that differs in {', '.join(differ)}: {folder}"
                 )
-            for leftover in folder.glob("*.unfinished"):  # of a killed run
-                leftover.unlink(missing_ok=True)
+            collection._remove_leftovers()
             return collection
         manifest = {"format_version": FORMAT_VERSION, "settings": settings, "shards": shards}
         write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
         return cls(folder)
+
+    def _remove_leftovers(self) -> None:
+        """What a killed run has left, except what another process may be writing."""
+        _, processes = this_process()
+        patterns = ["*.unfinished"]
+        if processes > 1:
+            own = share_of_this_process(range(self.num_shards))
+            patterns = [f"{self.shard_path(i).name}.*.unfinished" for i in own]
+        for pattern in patterns:
+            for leftover in self.folder.glob(pattern):
+                leftover.unlink(missing_ok=True)
 
     @property
     def num_shards(self) -> int:
