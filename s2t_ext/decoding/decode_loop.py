@@ -41,6 +41,7 @@ from s2t_ext.hf.generate_internals import (
     experts_for_decoding,
     pad_token_id,
 )
+from s2t_ext.native.forking import keep_to_one_thread_after_fork
 from s2t_ext.ops import ProposedCandidates
 from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.triggers import Trigger, resolve_trigger
@@ -61,6 +62,7 @@ def decode(
 ) -> S2TGenerateOutput | torch.Tensor:
     """What all three ways into `generate` call, with the arguments transformers prepared."""
     check_release()
+    keep_to_one_thread_after_fork()
     check_generation(model, generation_config, logits_processor, model_kwargs, call.synced_gpus)
     trigger = resolve_trigger(options.config, options.selector)
     check_options(options.config, trigger, options.selector, options.teacher)
