@@ -13,11 +13,12 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import torch
-from harness import write_results
+from harness import RESULTS, write_results
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -27,6 +28,9 @@ from s2t_ext.distillation.objective import Counts, ObjectiveMaker
 from s2t_ext.distillation.optimization import denormals_flushed
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.score_head import ScoreHead
+
+sys.path.insert(0, str(RESULTS.parents[1] / "python_tests" / "support"))
+from unpacked_objective import unpacked_objective  # noqa: E402
 
 
 def make_trajectory(vocab: int, prompt: int, response: int, groups: int, k: int) -> Trajectory:
@@ -108,7 +112,7 @@ def main() -> None:
         return maker.packed_objective(pack([t]).to(device), Counts.of([t])).total
 
     def unpacked(t: Trajectory) -> torch.Tensor:
-        return maker.unpacked_objective([t], Counts.of([t])).total
+        return unpacked_objective(maker, [t], Counts.of([t])).total
 
     with torch.no_grad():
         losses = packed(few).item(), unpacked(few).item()

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from s2t_ext.demo import ASSETS
-from s2t_ext.distillation.export import export_selector
+from s2t_ext.export.folder import export_selector
 
 PROMPT = (
     "Linus has 66 gems at the museum . one finds 4 . two sells 7 . three buys 3 . how many now ?"

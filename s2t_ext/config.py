@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from s2t_ext.runs.files import locate_file, read_json
+from s2t_ext.runs.checks import require
+from s2t_ext.runs.files import locate_file, read_json, write_atomically
 from s2t_ext.runs.numbers import integer, number
 
 CONFIG_NAME = "s2t_config.json"
@@ -68,18 +67,20 @@ class S2TConfig:
             value = getattr(self, name)
             if name != "threshold" or value is not None:
                 object.__setattr__(self, name, number("S2TConfig", name, value))
-        _require(1 <= self.k <= 64, "k", "be in [1, 64]", self.k)
-        _require(
+        require(1 <= self.k <= 64, "S2TConfig", "k", "be in [1, 64]", repr(self.k))
+        require(
             self.support == 0 or self.k <= self.support <= 64,
+            "S2TConfig",
             "support",
             f"be 0 or in [k, 64] with k = {self.k}",
-            self.support,
+            repr(self.support),
         )
-        _require(
+        require(
             0.0 <= self.candidate_ratio < 1.0,
+            "S2TConfig",
             "candidate_ratio",
             "be in [0, 1)",
-            self.candidate_ratio,
+            repr(self.candidate_ratio),
         )
         for name, allowed in (
             ("trigger", TRIGGERS),
@@ -88,23 +89,33 @@ class S2TConfig:
             ("step", STEP_MODES),
         ):
             value = getattr(self, name)
-            _require(value in allowed, name, f"be one of {', '.join(allowed)}", value)
+            require(
+                value in allowed, "S2TConfig", name, f"be one of {', '.join(allowed)}", repr(value)
+            )
         if self.threshold is not None:
             value = float(self.threshold)
-            _require(value == value, "threshold", "not be NaN", value)
+            require(value == value, "S2TConfig", "threshold", "not be NaN", repr(value))
             if self.trigger in ("random", "head"):
-                _require(
+                require(
                     0.0 <= value <= 1.0,
+                    "S2TConfig",
                     "threshold",
                     f"be in [0, 1] for trigger={self.trigger!r}",
-                    value,
+                    repr(value),
                 )
-        _require(self.warmup_steps >= 0, "warmup_steps", "be at least 0", self.warmup_steps)
-        _require(
+        require(
+            self.warmup_steps >= 0,
+            "S2TConfig",
+            "warmup_steps",
+            "be at least 0",
+            repr(self.warmup_steps),
+        )
+        require(
             0.0 <= self.score_temperature < math.inf,
+            "S2TConfig",
             "score_temperature",
             "be at least 0 and finite",
-            self.score_temperature,
+            repr(self.score_temperature),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -128,13 +139,9 @@ class S2TConfig:
         entries.
         """
         path = Path(folder) / CONFIG_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = read_json(path, "S2TConfig") if path.exists() else {}
         content["decoding"] = self.to_dict()
-        with tempfile.TemporaryDirectory(dir=path.parent) as staging:
-            new = Path(staging) / CONFIG_NAME
-            new.write_text(json.dumps(content, indent=2) + "\n")
-            os.replace(new, path)
+        write_atomically(path, json.dumps(content, indent=2) + "\n")
         return path
 
     @classmethod
@@ -145,8 +152,3 @@ class S2TConfig:
         path = locate_file(path_or_repo, CONFIG_NAME)
         options = read_json(path, "S2TConfig").get("decoding", {})
         return cls.from_dict({**options, **overrides})
-
-
-def _require(condition: bool, name: str, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"S2TConfig: {name} must {rule}, got {value!r}")

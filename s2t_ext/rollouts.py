@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput
 from s2t_ext.generation import generate
-from s2t_ext.hf.prompts import pad_prompts
+from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.hf.unwrapping import unwrap_model
+
+#: Decoding as the model does by itself.
+PLAIN = S2TConfig(trigger="never", proposer="base")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """A batch of answers.
+
+    Attributes:
+        prompts: Ids of each text, without padding.
+        record: What was decoded and how; its rows are those of the texts, `paths` of them each.
+        seconds: Wall-clock time of the decoding.
+    """
+
+    prompts: list[list[int]]
+    record: DecodingRecord
+    seconds: float
+
+    @property
+    def pairs(self) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, response ids) of each text with one path; a response ends with its
+        end-of-sequence token, if it got that far.
+        """
+        rows = zip(self.prompts, self.record.rows, strict=True)
+        return [(prompt, list(row.tokens)) for prompt, row in rows]
 
 
 def roll_out(
@@ -18,35 +47,53 @@ def roll_out(
     tokenizer: Any,
     texts: Sequence[str],
     *,
-    temperature: float,
     max_new_tokens: int,
-    seeds: Sequence[int],
-) -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, response ids) of each text; a response ends with its end-of-sequence token, if
-    it got that far.
+    s2t: S2TConfig = PLAIN,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    paths: int = 1,
+    seeds: Sequence[int] | None = None,
+    use_chat_template: bool = False,
+    **options: Any,
+) -> Rollouts:
+    """Decodes a batch of texts.
 
     Args:
-        temperature: Of sampling over the whole vocabulary; 0 decodes greedily.
+        model: The student, wrapped by PEFT or not.
+        tokenizer: Its tokenizer.
+        texts: What is answered.
         max_new_tokens: Length of a response at most.
-        seeds: One per text, its key of the sampling.
+        s2t: How it is decoded; the default is the model's own way.
+        temperature: Of sampling over the whole vocabulary; 0 decodes greedily.
+        top_p: Of sampling.
+        paths: Responses per text; more than one only where they are sampled.
+        seeds: The key of each response's random numbers, `paths` for each text in turn (see
+            `s2t_ext.runs.seeds`); None takes one for all, for what draws no numbers.
+        use_chat_template: Make each text a user turn.
+        options: Further arguments of `s2t_ext.generate` and `model.generate`.
+
+    Returns:
+        The prompts' ids and the record.
     """
-    inputs = pad_prompts(tokenizer, texts, model)
+    if use_chat_template:
+        texts = [chat_prompt(tokenizer, text) for text in texts]
+    inputs = pad_prompts(tokenizer, texts, unwrap_model(model))
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": top_p}
+        sampling |= {"num_return_sequences": paths} if paths > 1 else {}
+    start = time.perf_counter()
     output = generate(
         model,
         inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        s2t=S2TConfig(trigger="never"),
-        seed=list(seeds),
+        s2t=s2t,
         max_new_tokens=max_new_tokens,
         return_dict_in_generate=True,
-        **sampling,
+        **{"seed": 0 if seeds is None else list(seeds), **sampling, **options},
     )
-    assert not isinstance(output, torch.Tensor) and output.s2t is not None
-    pairs = []
-    rows = zip(inputs["input_ids"], inputs["attention_mask"], output.s2t.rows, strict=True)
-    for ids, mask, row in rows:
-        pairs.append((ids[mask.bool()].tolist(), list(row.tokens)))
-    return pairs
+    seconds = time.perf_counter() - start
+    assert isinstance(output, S2TGenerateOutput) and output.s2t is not None
+    masks = inputs["attention_mask"].bool()
+    prompts = [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
+    return Rollouts(prompts, output.s2t, seconds)

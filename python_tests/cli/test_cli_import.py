@@ -1,24 +1,19 @@
 """The command `import-checkpoint` on a tiny saved model."""
 
-import json
-
 import torch
 from command_line import call, error_of
 from models import add_adapter, build_model, tiny_model
-from safetensors.torch import save_file
 
 from s2t_ext import Selector
 from s2t_ext.hf.identity import describe_base_model
 
 
-def test_import_a_bare_head(folders, tmp_path):
+def test_import_a_selector_that_knows_no_model(folders, tmp_path):
     rows = torch.randn(16, 32)
-    save_file({"rows": rows}, tmp_path / "score_head.safetensors")
-    (tmp_path / "score_head.json").write_text(json.dumps({"num_bins": 16, "prior_weight": 0.25}))
+    Selector(rows, prior_weight=0.25).save_pretrained(tmp_path / "in")
     output = tmp_path / "out"
-    stdout, _ = call(
-        "import-checkpoint", tmp_path, output, "--model", folders / "model", "--dtype", "float32"
-    )
+    model = ("--model", folders / "model", "--dtype", "float32")
+    stdout, _ = call("import-checkpoint", tmp_path / "in", output, *model)
     assert stdout.startswith("Selector(bins=16, hidden_size=32, prior_weight=0.25, ")
     assert stdout.endswith(f" -> {output}\n")
     model = type(tiny_model("llama")).from_pretrained(folders / "model")

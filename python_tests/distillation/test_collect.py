@@ -7,8 +7,8 @@ import pytest
 import torch
 from collecting import PROMPTS, make_model, run_collect
 
-from s2t_ext.distillation.data.collect import Labeller
 from s2t_ext.distillation.data.collection import SPLITS, Collection
+from s2t_ext.distillation.data.labeller import Labeller
 from s2t_ext.evaluation.tasks import HELD_OUT, SALT
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.runs.prompts import Prompt
@@ -93,7 +93,7 @@ def test_rollouts_of_another_collection(tmp_path, collection, monkeypatch):
     """Labelled anew to what collecting from the beginning gives, without decoding."""
     options = dict(held_out=0.4, steps="either", share=0.3)
     expected = run_collect(tmp_path / "decoded", **options)
-    monkeypatch.setattr("s2t_ext.distillation.data.collect.roll_out", None)
+    monkeypatch.setattr("s2t_ext.distillation.data.rollouts.roll_out", None)
     again = run_collect(tmp_path / "read", rollouts_from=collection.folder, **options)
     assert again.digest() == expected.digest()
 

@@ -20,8 +20,10 @@ from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.preparation import prepare
+from s2t_ext.distillation.run import TrainingRun
 from s2t_ext.distillation.score_head import ScoreHead, head_digest
-from s2t_ext.distillation.train import _Run, distill
+from s2t_ext.distillation.train import distill
 from s2t_ext.selectors.parts import TriggerHead
 
 FAST = dict(
@@ -63,7 +65,7 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result(
     steps = [line["step"] for line in expected[1] if "loss_groups" in line]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 6
 
-    optimize = _Run._optimize
+    optimize = TrainingRun.optimize
     for stop in (1, 3, len(steps) - 1):  # before a checkpoint, after one, in the last epoch
 
         def interrupted(run, step, number, total, stop=stop):
@@ -71,10 +73,10 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result(
                 raise KeyboardInterrupt
             optimize(run, step, number, total)
 
-        monkeypatch.setattr(_Run, "_optimize", interrupted)
+        monkeypatch.setattr(TrainingRun, "optimize", interrupted)
         with pytest.raises(KeyboardInterrupt):
             distill(make_model(1), collection, tmp_path / "war", config, start=start)
-    monkeypatch.setattr(_Run, "_optimize", optimize)
+    monkeypatch.setattr(TrainingRun, "optimize", optimize)
     torch.manual_seed(99)  # the resumed run must not depend on the random state it finds
     distill(make_model(1), collection, tmp_path / "war", config, start=start)
     actual = files(tmp_path / "war")
@@ -134,15 +136,16 @@ def test_what_training_scores_is_what_decoding_scores(tmp_path, collection):
     distill(make_model(1), collection, tmp_path, DistillConfig(method="lora", **FAST))
     model = make_model(1)
     selector = Selector.from_pretrained(tmp_path / "selector", model)
-    run = _Run(make_model(1), collection, tmp_path, DistillConfig(method="lora", **FAST))
+    config = DistillConfig(method="lora", **FAST)
+    run = TrainingRun(prepare(make_model(1), collection, config), tmp_path, config)
     run.state.restore({"model": run.model, "head": run.head}, run.optimizer)
     run.model.eval()
-    trajectory = run.held_out[0]
+    trajectory = run.parts.held_out[0]
     group = trajectory.groups[-1]
     prefix = [*trajectory.prompt, *trajectory.response[: group.step]]
     ids = torch.tensor([[*prefix, c] for c in group.candidates])
     with torch.no_grad():
-        hidden = run.maker.packed.plain_hidden_states(ids)[:, -1]
+        hidden = run.parts.maker.packed.plain_hidden_states(ids)[:, -1]
         expected = run.head.scores(hidden)
         served = selector.adapted_model.base_model.model.model(ids).last_hidden_state[:, -1]
     torch.testing.assert_close(selector.score(served), expected, rtol=1e-4, atol=1e-5)

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
 from s2t_ext.demo import ASSETS
-from s2t_ext.distillation.export import export_selector
+from s2t_ext.export.folder import export_selector
 
 PROMPT = (
     "Fiona has 61 berries at the gallery . "

@@ -10,6 +10,7 @@ from words import word_tokenizer
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher
 from s2t_ext.evaluation.policies import PolicyRunner, make_policy
+from s2t_ext.runs.seeds import row_seed
 
 pytestmark = pytest.mark.usefixtures("whole_text_is_the_answer")
 
@@ -33,7 +34,7 @@ def test_every_policy_decodes_as_it_says(tmp_path):
                 s2t=policy.config,
                 selector=selector if policy.needs_selector else None,
                 teacher=teacher if policy.needs_teacher else None,
-                seed=[number * 1000],
+                seed=[row_seed(0, number)],
                 max_new_tokens=NEW,
                 return_dict_in_generate=True,
             )

@@ -9,7 +9,6 @@ from models import build_model, make_selector, tiny_model
 from safetensors.torch import save_file
 
 from s2t_ext import S2TConfig, Selector
-from s2t_ext.selectors.selector import push_selector
 
 # ---- our own form --------------------------------------------------------------------------------
 
@@ -63,7 +62,7 @@ def test_an_interrupted_save_leaves_the_old_one(tmp_path, monkeypatch):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("s2t_ext.selectors.storage.save_file", interrupted)
+    monkeypatch.setattr("s2t_ext.selectors.storage.save", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_selector(model, seed=8).save_pretrained(tmp_path)
     assert_same(Selector.from_pretrained(tmp_path), selector)
@@ -197,7 +196,7 @@ def test_push_uploads_the_folder(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
     selector = full_selector(tiny_model("llama"))
     assert selector.push_to_hub("me/mine", private=True) == "hub/me/mine"
-    assert push_selector(selector, "me/mine") == "hub/me/mine"
+    assert selector.push_to_hub("me/mine") == "hub/me/mine"
     assert calls == [
         ("me/mine", {"exist_ok": True, "private": True}),
         ("me/mine", "Upload s2t_ext selector", 5),

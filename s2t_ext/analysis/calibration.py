@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from s2t_ext.config import S2TConfig
-from s2t_ext.generation import generate
-from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.rollouts import roll_out
 from s2t_ext.selectors.parts import Calibration
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.triggers import FIRES_BELOW, threshold_at_rate
@@ -69,24 +67,20 @@ def calibrate(
         )
     base = (selector.decoding if selector is not None else None) or S2TConfig()
     config = replace(base, trigger=trigger, threshold=_never_reached(trigger), select="local")
-    texts = [chat_prompt(tokenizer, p) if use_chat_template else p for p in prompts]
     statistics: list[float] = []
     hidden = None if progress is None else not progress
-    for start in tqdm(range(0, len(texts), batch_size), desc="calibrate", disable=hidden):
-        inputs = pad_prompts(tokenizer, texts[start : start + batch_size], model)
-        output = generate(
+    for start in tqdm(range(0, len(prompts), batch_size), desc="calibrate", disable=hidden):
+        rollouts = roll_out(
             model,
-            inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            s2t=config,
-            selector=selector,
+            tokenizer,
+            prompts[start : start + batch_size],
             max_new_tokens=max_new_tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
+            s2t=config,
+            use_chat_template=use_chat_template,
+            selector=selector,
             **generate_kwargs,
         )
-        assert not isinstance(output, torch.Tensor) and output.s2t is not None
-        for row in output.s2t.rows:
+        for row in rollouts.record.rows:
             statistics += row.statistics[config.warmup_steps :]
     calibration = threshold_at_rate(statistics, rate, trigger, prompts)
     if selector is not None:

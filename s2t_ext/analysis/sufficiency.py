@@ -17,11 +17,11 @@ from s2t_ext.analysis.sufficiency_report import ABSENT, SUPPORT, sufficiency_rep
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.model_state import input_device
-from s2t_ext.hf.prompts import chat_prompt
 from s2t_ext.hf.trajectory import CHUNK, trajectory_support
 from s2t_ext.hf.unwrapping import unwrap_model
-from s2t_ext.rollouts import roll_out
+from s2t_ext.rollouts import Rollouts, roll_out
 from s2t_ext.runs.run_folder import RunFolder
+from s2t_ext.runs.seeds import row_seed
 from s2t_ext.teachers.base import Teacher, describe_teacher
 
 
@@ -77,7 +77,7 @@ def measure_sufficiency(
     run = RunFolder(output, settings, "measure_sufficiency")
     records = {r["index"]: r for r in run.results("problems")}
     todo = [i for i in range(len(prompts)) if i not in records]
-    measurer = _Measurer(model, tokenizer, teacher)
+    measurer = _Measurer(model, teacher)
     bar = tqdm(
         total=len(prompts),
         initial=len(records),
@@ -87,10 +87,16 @@ def measure_sufficiency(
     )
     for begin in range(0, len(todo), batch_size):
         part = todo[begin : begin + batch_size]
-        texts = [
-            chat_prompt(tokenizer, prompts[i]) if use_chat_template else prompts[i] for i in part
-        ]
-        for record in measurer.measure(part, texts, temperature, max_new_tokens, seed):
+        answers = roll_out(
+            model,
+            tokenizer,
+            [prompts[i] for i in part],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seeds=[row_seed(seed, i) for i in part],
+            use_chat_template=use_chat_template,
+        )
+        for record in measurer.measure(part, answers):
             run.append("problems", record)
             records[record["index"]] = record
             bar.update()
@@ -102,32 +108,18 @@ def measure_sufficiency(
 
 
 class _Measurer:
-    """Rollouts, and one prefill of student and teacher for each."""
+    """One prefill of student and teacher for every rollout."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, teacher: Teacher) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
+    def __init__(self, model: nn.Module, teacher: Teacher) -> None:
         self.teacher = teacher
         self.plain: Any = unwrap_model(model)
         self.head = find_logits_head(self.plain)
 
-    def measure(
-        self, indices: list[int], texts: list[str], temperature: float, length: int, seed: int
-    ) -> list[dict[str, Any]]:
+    def measure(self, indices: list[int], answers: Rollouts) -> list[dict[str, Any]]:
         """One record per problem."""
-        start = time.perf_counter()
-        pairs = roll_out(
-            self.model,
-            self.tokenizer,
-            texts,
-            temperature=temperature,
-            max_new_tokens=length,
-            seeds=[seed + i for i in indices],
-        )
-        rollout = (time.perf_counter() - start) / len(indices)
         records = []
-        for index, (prompt, response) in zip(indices, pairs, strict=True):
-            seconds = {"rollout": rollout}
+        for index, (prompt, response) in zip(indices, answers.pairs, strict=True):
+            seconds = {"rollout": answers.seconds / len(indices)}
             labels = self._label(prompt, response, seconds)
             record = {"index": index, "prompt_tokens": len(prompt), "response": response}
             records.append({**record, **labels, "seconds": seconds})
@@ -141,7 +133,7 @@ class _Measurer:
             return {"kl": [], "entropy": [], "rank": []}
         start = time.perf_counter()
         ids = torch.tensor([*prompt, *response], device=input_device(self.plain))
-        support = trajectory_support(self.plain, self.head, ids, len(prompt), SUPPORT)
+        support = trajectory_support(self.plain, self.head, ids[:-1], len(prompt), SUPPORT)
         seconds["student"] = time.perf_counter() - start
         answer = self.teacher.label_trajectory(
             ids,

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from s2t_ext.runs.files import read_json
 from s2t_ext.runs.statistics import Estimate, bootstrap
 
 #: The student's tokens that are looked at; divergence and entropy are taken over them.
@@ -146,8 +147,7 @@ def load_report(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / "report.json"
     if not path.is_file():
         raise FileNotFoundError(f"load_report: folder must hold report.json, got none in {folder}")
-    report: dict[str, Any] = json.loads(path.read_text())
-    return report
+    return read_json(path, "load_report")
 
 
 def plot_sufficiency(folder: str | Path) -> Path:

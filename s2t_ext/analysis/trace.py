@@ -12,9 +12,8 @@ from torch import nn
 
 from s2t_ext._version import __version__
 from s2t_ext.config import S2TConfig
-from s2t_ext.decoding.record import S2TGenerateOutput
-from s2t_ext.generation import generate
-from s2t_ext.hf.prompts import chat_prompt, pad_prompts
+from s2t_ext.rollouts import roll_out
+from s2t_ext.runs.seeds import row_seed
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
 from s2t_ext.triggers import resolve_trigger
@@ -53,24 +52,21 @@ def trace(
         A document for `s2t_ext.runs.trace_page.trace_page`.
     """
     config = s2t or (selector.decoding if selector is not None else None) or S2TConfig()
-    text = chat_prompt(tokenizer, prompt) if use_chat_template else prompt
-    inputs = pad_prompts(tokenizer, [text], model)
 
     def decoded(name: str, config: S2TConfig, teacher: Teacher | None) -> dict[str, Any]:
-        output = generate(
+        rollouts = roll_out(
             model,
-            inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            tokenizer,
+            [prompt],
+            max_new_tokens=max_new_tokens,
             s2t=config,
+            seeds=[row_seed(seed, 0)],
+            use_chat_template=use_chat_template,
             selector=selector,
             teacher=teacher,
-            seed=seed,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            return_dict_in_generate=True,
         )
-        assert isinstance(output, S2TGenerateOutput) and output.s2t is not None
-        return {"name": name, "summary": output.s2t.summary(), "steps": output.s2t.trace(tokenizer)}
+        record = rollouts.record
+        return {"name": name, "summary": record.summary(), "steps": record.trace(tokenizer)}
 
     plain = replace(config, trigger="never", threshold=None, select="local")
     return {

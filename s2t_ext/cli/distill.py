@@ -53,10 +53,10 @@ def distill(
     with one_line_errors():
         from accelerate import PartialState
 
-        from s2t_ext.distillation.card import write_card
         from s2t_ext.distillation.losses import LossConfig
         from s2t_ext.distillation.options import DistillConfig
         from s2t_ext.distillation.train import distill as run
+        from s2t_ext.export.card import write_card
 
         config = DistillConfig(
             method=method,

@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Write a model folder that serves anywhere, with the selector's files beside the weights."""
     with one_line_errors():
-        from s2t_ext.distillation.export import export_selector, upload
+        from s2t_ext.export.folder import export_selector, upload
 
         base, tokenizer = load_model(model, dtype)
         folder = export_selector(selector, base, tokenizer, output, merge=merge)

@@ -11,7 +11,7 @@ from s2t_ext.cli.common import load_model, one_line_errors
 
 
 def import_checkpoint(
-    checkpoint: Annotated[str, typer.Argument(help="Score head, PEFT adapter or selector folder.")],
+    checkpoint: Annotated[str, typer.Argument(help="PEFT adapter or selector folder.")],
     output: Annotated[Path, typer.Argument(help="Folder to write the selector to.")],
     model: Annotated[str, typer.Option(help="The base model it was trained on.")],
     reserved_ids: Annotated[
@@ -23,7 +23,7 @@ def import_checkpoint(
     """Convert a foreign checkpoint into a selector folder."""
     with one_line_errors():
         from s2t_ext.hf.identity import describe_base_model
-        from s2t_ext.selectors.selector import load_selector
+        from s2t_ext.selectors.selector import Selector
 
         options = {}
         if reserved_ids is not None:
@@ -35,7 +35,7 @@ def import_checkpoint(
             options["reserved_ids"] = [int(part) for part in parts]
         student, _ = load_model(model, dtype)
         base = describe_base_model(student)
-        selector = load_selector(checkpoint, student, **options)
+        selector = Selector.from_pretrained(checkpoint, student, **options)
         selector.base_model = base
         selector.save_pretrained(output)
         typer.echo(f"{selector} -> {output}")

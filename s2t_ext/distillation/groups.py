@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from s2t_ext.runs.checks import require
+
 
 @dataclass(frozen=True)
 class Group:
@@ -30,16 +32,16 @@ class Group:
 
     def __post_init__(self) -> None:
         count = len(self.candidates)
-        _require("Group", count >= 1, "candidates", "hold at least one id", count)
-        _require(
-            "Group", len(set(self.candidates)) == count, "candidates", "differ", self.candidates
+        require(count >= 1, "Group", "candidates", "hold at least one id", count)
+        require(
+            len(set(self.candidates)) == count, "Group", "candidates", "differ", self.candidates
         )
         for name in ("student_logprobs", "teacher_probs"):
             length = len(getattr(self, name))
-            _require(
-                "Group", length == count, name, f"have one entry per candidate ({count})", length
+            require(
+                length == count, "Group", name, f"have one entry per candidate ({count})", length
             )
-        _require("Group", self.step >= 0, "step", "be at least 0", self.step)
+        require(self.step >= 0, "Group", "step", "be at least 0", self.step)
 
     @property
     def best(self) -> int:
@@ -69,20 +71,20 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         steps = [group.step for group in self.groups]
-        _require("Trajectory", len(self.prompt) >= 1, "prompt", "hold at least one token", 0)
-        _require("Trajectory", steps == sorted(set(steps)), "groups", "be ascending by step", steps)
-        _require(
-            "Trajectory",
+        require(len(self.prompt) >= 1, "Trajectory", "prompt", "hold at least one token", 0)
+        require(steps == sorted(set(steps)), "Trajectory", "groups", "be ascending by step", steps)
+        require(
             not steps or steps[-1] <= len(self.response),
+            "Trajectory",
             "groups",
             f"lie within the response of {len(self.response)} tokens",
             steps[-1:],
         )
         for name in ("kl", "entropy"):
             length = len(getattr(self, name))
-            _require(
-                "Trajectory",
+            require(
                 length in (0, len(self.response)),
+                "Trajectory",
                 name,
                 "have one entry per token",
                 length,
@@ -134,8 +136,3 @@ def batches_by_length(
 def packed_length(trajectory: Trajectory) -> int:
     """Tokens of the packed forward of one trajectory."""
     return trajectory.prefix_length + sum(len(g.candidates) for g in trajectory.groups)
-
-
-def _require(where: str, condition: bool, name: str, rule: str, value: Any) -> None:
-    if not condition:
-        raise ValueError(f"{where}: {name} must {rule}, got {value}")

@@ -1,6 +1,4 @@
-"""The training objective of a batch of trajectories, packed; and the same, unpacked, as
-reference.
-"""
+"""The training objective of a batch of packed trajectories."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from s2t_ext.distillation.groups import Trajectory
 from s2t_ext.distillation.losses import LossConfig, base_kl, group_loss, trigger_loss
-from s2t_ext.distillation.packing import PackedBatch, PackedModel, pack
+from s2t_ext.distillation.packing import PackedBatch, PackedModel
 from s2t_ext.distillation.score_head import ScoreHead
 from s2t_ext.hf.adapters import AdapterSwitch
 
@@ -90,15 +88,13 @@ class ObjectiveMaker:
     def packed_objective(self, batch: PackedBatch, counts: Counts) -> Objective:
         """One forward pass for all groups of the batch."""
         hidden = self.packed.hidden_states(batch)
-        objective = self.objective_of_states(
-            batch, batch.candidate_states(hidden), batch.step_states(hidden), counts
-        )
+        base = hidden.new_zeros(())
         if self.has_base_term:
             length = int(batch.layout.prefix.max())
             mask = batch.prefix_mask[:, :length]
-            base = self._base_term(batch.input_ids[:, :length], mask, hidden[:, :length][mask])
-            objective.base_kl = self.config.base_kl_weight * base / max(counts.prefix_tokens, 1)
-        return objective
+            base = self.base_term(batch.input_ids[:, :length], mask, hidden[:, :length][mask])
+        totals = self.head.totals(batch.candidate_states(hidden), batch.student_logprobs)
+        return self.objective(batch, totals, base, batch.step_states(hidden), counts)
 
     def objective_of_states(
         self,
@@ -109,41 +105,32 @@ class ObjectiveMaker:
     ) -> Objective:
         """The objective without its base term, of states [G, K, D] and [S, D] that are known."""
         totals = self.head.totals(candidate_states, batch.student_logprobs)
-        groups = group_loss(totals, batch.candidate_mask, batch.teacher_probs, self.config)
-        zero = groups.new_zeros(())
-        return self._divide(groups, zero, self._trigger_term(batch, step_states), counts)
+        return self.objective(batch, totals, totals.new_zeros(()), step_states, counts)
 
-    def unpacked_objective(
-        self, trajectories: Sequence[Trajectory], counts: Counts, pad_id: int = 0
+    def objective(
+        self,
+        batch: PackedBatch,
+        totals: torch.Tensor,
+        base: torch.Tensor,
+        step_states: torch.Tensor,
+        counts: Counts,
     ) -> Objective:
-        """The same objective by one forward pass of prefix + candidate per candidate: K copies of
-        every prefix, as the definition has it. The packed one is tested and timed against it.
+        """The weighted means of the terms.
+
+        Args:
+            batch: Where the labels are.
+            totals: [G, K], of the candidates.
+            base: Sum of the base term over the prefix tokens.
+            step_states: [S, D], before each labelled token.
+            counts: What the sums are divided by.
         """
-        totals, base, states = [], torch.zeros(()), []
-        batch = pack(trajectories, pad_id).to(self.head.rows.device)
-        for trajectory in trajectories:
-            tokens = torch.tensor((*trajectory.prompt, *trajectory.response))
-            tokens = tokens.to(self.head.rows.device)
-            for group in trajectory.groups:
-                prefix = tokens[: len(trajectory.prompt) + group.step]
-                copies = prefix.repeat(len(group.candidates), 1)
-                candidates = torch.tensor(group.candidates, device=tokens.device)[:, None]
-                ids = torch.cat([copies, candidates], dim=1)
-                hidden = self.packed.plain_hidden_states(ids)[:, -1]
-                logprobs = torch.tensor(group.student_logprobs, device=tokens.device)
-                totals.append(self.head.totals(hidden, logprobs))
-            own = tokens[None, : trajectory.prefix_length]
-            hidden = self.packed.plain_hidden_states(own)[0]
-            if self.has_base_term:
-                base = base + self._base_term(own, torch.ones_like(own, dtype=torch.bool), hidden)
-            first = len(trajectory.prompt) - 1
-            states.append(hidden[first : first + len(trajectory.kl)])
-        padded = [
-            torch.nn.functional.pad(t, (0, batch.candidates.shape[1] - len(t))) for t in totals
-        ]
-        stacked = torch.stack(padded) if padded else batch.student_logprobs
-        groups = group_loss(stacked, batch.candidate_mask, batch.teacher_probs, self.config)
-        return self._divide(groups, base, self._trigger_term(batch, torch.cat(states)), counts)
+        groups = group_loss(totals, batch.candidate_mask, batch.teacher_probs, self.config)
+        trigger = self._trigger_term(batch, step_states)
+        return Objective(
+            groups / max(counts.groups, 1),
+            self.config.base_kl_weight * base / max(counts.prefix_tokens, 1),
+            self.config.trigger_weight * trigger / max(counts.steps, 1),
+        )
 
     def _trigger_term(self, batch: PackedBatch, states: torch.Tensor) -> torch.Tensor:
         if not states.shape[0] or self.config.trigger_weight == 0:
@@ -151,7 +138,7 @@ class ObjectiveMaker:
         labels = batch.step_kl > self.trigger_threshold
         return trigger_loss(self.head.trigger_logits(states), labels)
 
-    def _base_term(
+    def base_term(
         self, ids: torch.Tensor, mask: torch.Tensor, hidden: torch.Tensor
     ) -> torch.Tensor:
         """Sum of KL(base || adapted) over the prefix tokens; logits are made and freed in
@@ -200,15 +187,6 @@ class ObjectiveMaker:
         if self._base_packed is not None or self._switch is None:
             return contextlib.nullcontext()
         return self._switch.off()
-
-    def _divide(
-        self, groups: torch.Tensor, base: torch.Tensor, trigger: torch.Tensor, counts: Counts
-    ) -> Objective:
-        return Objective(
-            groups / max(counts.groups, 1),
-            self.config.base_kl_weight * base / max(counts.prefix_tokens, 1),
-            self.config.trigger_weight * trigger / max(counts.steps, 1),
-        )
 
 
 class _WithGradient(torch.autograd.Function):

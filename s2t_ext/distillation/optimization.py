@@ -60,11 +60,12 @@ def denormals_flushed() -> Iterator[None]:
     Where the adapter changes nothing yet, gradients of the base term underflow, and a processor
     that takes 100 cycles for each denormal number spends half of a backward pass on them.
     """
+    before = not torch.tensor(5e-324, dtype=torch.float64).mul(1.0)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(False)
+        torch.set_flush_denormal(before)
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

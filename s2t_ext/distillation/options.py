@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from s2t_ext.distillation.losses import LossConfig
+from s2t_ext.runs.checks import require
 
 METHODS = ("lora", "rows", "full")
 PRIORS = ("trained", "fitted", "none")
@@ -54,22 +55,20 @@ class DistillConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        def require(name: str, condition: bool, rule: str) -> None:
-            if not condition:
-                value = getattr(self, name)
-                raise ValueError(f"DistillConfig: {name} must {rule}, got {value!r}")
+        def check(name: str, condition: bool, rule: str) -> None:
+            require(condition, "DistillConfig", name, rule, repr(getattr(self, name)))
 
-        require("method", self.method in METHODS, f"be one of {', '.join(METHODS)}")
-        require("prior", self.prior in PRIORS, f"be one of {', '.join(PRIORS)}")
+        check("method", self.method in METHODS, f"be one of {', '.join(METHODS)}")
+        check("prior", self.prior in PRIORS, f"be one of {', '.join(PRIORS)}")
         for name in ("epochs", "batch_size", "accumulation", "checkpoint_every", "lora_r"):
-            require(name, getattr(self, name) >= 1, "be at least 1")
+            check(name, getattr(self, name) >= 1, "be at least 1")
         for name in ("learning_rate", "head_learning_rate", "grad_clip", "bin_temperature"):
-            require(name, getattr(self, name) > 0, "be above 0")
-        require("warmup", 0 <= self.warmup < 1, "be in [0, 1)")
-        require("lora_dropout", 0 <= self.lora_dropout < 1, "be in [0, 1)")
-        require("trigger_share", 0 < self.trigger_share < 1, "be in (0, 1)")
-        require("bins", 2 <= self.bins <= 64, "be in [2, 64]")
-        require("k", 1 <= self.k <= 64, "be in [1, 64]")
+            check(name, getattr(self, name) > 0, "be above 0")
+        check("warmup", 0 <= self.warmup < 1, "be in [0, 1)")
+        check("lora_dropout", 0 <= self.lora_dropout < 1, "be in [0, 1)")
+        check("trigger_share", 0 < self.trigger_share < 1, "be in (0, 1)")
+        check("bins", 2 <= self.bins <= 64, "be in [2, 64]")
+        check("k", 1 <= self.k <= 64, "be in [1, 64]")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

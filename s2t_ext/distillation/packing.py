@@ -80,7 +80,6 @@ class PackedBatch:
         layout: Who sees whom.
         prefix_mask: Bool [batch, length]: prompt and response tokens.
         group_row: int64 [G].
-        proposer: int64 [G], column of the state that proposed the group.
         candidates: int64 [G, K], columns of the candidates (0 where there is none).
         candidate_mask: Bool [G, K].
         student_logprobs: fp32 [G, K]; -inf where there is no candidate.
@@ -96,7 +95,6 @@ class PackedBatch:
     layout: PackedLayout
     prefix_mask: torch.Tensor
     group_row: torch.Tensor
-    proposer: torch.Tensor
     candidates: torch.Tensor
     candidate_mask: torch.Tensor
     student_logprobs: torch.Tensor
@@ -105,11 +103,6 @@ class PackedBatch:
     step_column: torch.Tensor
     step_kl: torch.Tensor
     step_entropy: torch.Tensor
-
-    @property
-    def num_groups(self) -> int:
-        """G."""
-        return self.group_row.shape[0]
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on `device`."""
@@ -145,7 +138,7 @@ def pack(trajectories: Sequence[Trajectory], pad_id: int = 0) -> PackedBatch:
     ids = torch.full((batch, length), pad_id, dtype=torch.int64)
     position = torch.zeros_like(ids)
     visible = torch.zeros_like(ids)
-    groups: list[tuple[int, int, int, Any]] = []
+    groups: list[tuple[int, int, Any]] = []
     steps: list[tuple[int, int, float, float]] = []
     for row, trajectory in enumerate(trajectories):
         prompt, prefix = len(trajectory.prompt), trajectory.prefix_length
@@ -158,7 +151,7 @@ def pack(trajectories: Sequence[Trajectory], pad_id: int = 0) -> PackedBatch:
             own = slice(column, column + len(group.candidates))
             ids[row, own] = torch.tensor(group.candidates)
             position[row, own] = visible[row, own] = prompt + group.step
-            groups.append((row, prompt + group.step - 1, column, group))
+            groups.append((row, column, group))
             column = own.stop
         for step, kl in enumerate(trajectory.kl):
             entropy = trajectory.entropy[step] if trajectory.entropy else float("nan")
@@ -178,18 +171,17 @@ def pack(trajectories: Sequence[Trajectory], pad_id: int = 0) -> PackedBatch:
     )
 
 
-def _group_tensors(groups: list[tuple[int, int, int, Any]]) -> dict[str, torch.Tensor]:
+def _group_tensors(groups: list[tuple[int, int, Any]]) -> dict[str, torch.Tensor]:
     most = max((len(group.candidates) for *_, group in groups), default=1)
     shape = (len(groups), most)
     result = {
         "group_row": torch.tensor([g[0] for g in groups], dtype=torch.int64),
-        "proposer": torch.tensor([g[1] for g in groups], dtype=torch.int64),
         "candidates": torch.zeros(shape, dtype=torch.int64),
         "candidate_mask": torch.zeros(shape, dtype=torch.bool),
         "student_logprobs": torch.full(shape, float("-inf")),
         "teacher_probs": torch.zeros(shape),
     }
-    for i, (_, _, column, group) in enumerate(groups):
+    for i, (_, column, group) in enumerate(groups):
         count = len(group.candidates)
         result["candidates"][i, :count] = torch.arange(column, column + count)
         result["candidate_mask"][i, :count] = True

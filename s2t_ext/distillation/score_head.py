@@ -62,13 +62,8 @@ class ScoreHead(nn.Module):
         scores would learn nothing beside it.
 
         Raises:
-            ValueError: if the selector has an adapter, or its head is of another form than this
-                one.
+            ValueError: if its head is of another form than this one.
         """
-        if selector.adapted_model is not None:
-            raise ValueError(
-                "distill: start must have no adapter (its head fits adapted states), got one"
-            )
         own = self.to_selector()
         for name in ("num_bins", "bin_temperature", "bin_values", "logit_scale", "softcap"):
             expected, actual = getattr(own, name), getattr(selector, name)

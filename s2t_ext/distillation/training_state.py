@@ -90,7 +90,7 @@ class TrainingState:
                     own[parameter].copy_(value)
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"])
-        if content.get("random_cuda"):
+        if content["random_cuda"]:
             torch.cuda.set_rng_state_all(content["random_cuda"])
         if self.is_main and self._metrics.exists():
             # Lines written after the checkpoint will be written again.

@@ -18,6 +18,7 @@ from s2t_ext.evaluation.report import summarize, write_reports
 from s2t_ext.evaluation.tasks import Problem
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
 from s2t_ext.hf.unwrapping import unwrap_model
+from s2t_ext.runs.files import read_json
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, describe_teacher
@@ -132,7 +133,7 @@ def _settle(
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         run.write(f"policies/{policy.name}.json", settings)
-    elif json.loads(path.read_text()) != settings:
+    elif read_json(path, "evaluate") != settings:
         raise ValueError(
             f"evaluate: output must have no results of another {policy.name!r}, got some with "
             f"other settings: {path}"

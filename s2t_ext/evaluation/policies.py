@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from s2t_ext.config import S2TConfig
-from s2t_ext.generation import generate
+from s2t_ext.decoding.record import StepEvent
 from s2t_ext.hf.adapters import has_adapter
-from s2t_ext.hf.prompts import chat_prompt, pad_prompts
 from s2t_ext.hf.unwrapping import unwrap_model
+from s2t_ext.rollouts import PLAIN, Rollouts, roll_out
+from s2t_ext.runs.seeds import row_seed
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
 
 #: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
 #: selectors or triggers can stand in one folder; the others are exact names.
 POLICIES = ("greedy", "maj@8", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
-
-_PLAIN = S2TConfig(trigger="never", proposer="base")
 
 
 @dataclass(frozen=True)
@@ -87,11 +84,11 @@ def make_policy(
     paths = re.fullmatch(r"maj@(\d+)", name)
     if paths and int(paths[1]) >= 1:
         sampling = dict(temperature=temperature, top_p=top_p)
-        return Policy(name, _PLAIN, paths=int(paths[1]), **sampling)  # type: ignore[arg-type]
+        return Policy(name, PLAIN, paths=int(paths[1]), **sampling)  # type: ignore[arg-type]
     if name == "greedy":
-        return Policy(name, _PLAIN)
+        return Policy(name, PLAIN)
     if name == "teacher":
-        return Policy(name, _PLAIN, by_teacher=True, needs_teacher=True)
+        return Policy(name, PLAIN, by_teacher=True, needs_teacher=True)
     guided = re.fullmatch(r"(s2t|takeover)(@[\w.-]+)?", name)
     if guided:
         select = "teacher" if guided[1] == "s2t" else "takeover"
@@ -203,46 +200,44 @@ class PolicyRunner:
                 "already lets the base model propose), got none"
             )
 
-    def run(self, policy: Policy, prompts: Sequence[str], numbers: Sequence[int]) -> list[Answer]:
-        """The answers to a batch of prompts; `numbers` are the problems', and key the sampling."""
+    def run(
+        self,
+        policy: Policy,
+        prompts: Sequence[str],
+        numbers: Sequence[int],
+        on_step: Callable[[StepEvent], None] | None = None,
+    ) -> list[Answer]:
+        """The answers to a batch of prompts.
+
+        Args:
+            policy: How they are answered.
+            prompts: The users' turns.
+            numbers: Of the problems; they key the sampling.
+            on_step: Called with every step of the batch.
+        """
         model: Any = self.model
         if policy.by_teacher:
             model = getattr(self.teacher, "model")  # noqa: B009  (checked in `check`)
-        texts = [chat_prompt(self.tokenizer, p) if self.use_chat_template else p for p in prompts]
-        inputs = pad_prompts(self.tokenizer, texts, unwrap_model(model))
-        sampling: dict[str, Any] = {"do_sample": False}
-        if policy.paths > 1 or policy.temperature > 0:
-            sampling = {
-                "do_sample": True,
-                "temperature": policy.temperature,
-                "top_p": policy.top_p,
-                "top_k": 0,
-                "num_return_sequences": policy.paths,
-            }
-        # A path's random numbers depend on its problem, not on its batch.
-        seeds = [
-            (self.seed * 1_000_003 + number) * 1_000 + path
-            for number in numbers
-            for path in range(policy.paths)
-        ]
-        start = time.perf_counter()
-        output = generate(
+        rollouts = roll_out(
             model,
-            inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
+            self.tokenizer,
+            prompts,
+            max_new_tokens=self.max_new_tokens,
             s2t=policy.config,
+            temperature=policy.temperature,
+            top_p=policy.top_p,
+            paths=policy.paths,
+            # A path's random numbers depend on its problem, not on its batch.
+            seeds=[row_seed(self.seed, n, path) for n in numbers for path in range(policy.paths)],
+            use_chat_template=self.use_chat_template,
             selector=self.selector if policy.needs_selector else None,
             teacher=self.teacher if policy.needs_teacher and not policy.by_teacher else None,
-            seed=seeds,
-            max_new_tokens=self.max_new_tokens,
-            return_dict_in_generate=True,
-            **sampling,
+            on_step=on_step,
         )
-        seconds = time.perf_counter() - start
-        assert not isinstance(output, torch.Tensor) and output.s2t is not None
-        return self._answers(policy, output.s2t, len(prompts), seconds)
+        return self._answers(policy, rollouts, len(prompts))
 
-    def _answers(self, policy: Policy, record: Any, count: int, seconds: float) -> list[Answer]:
+    def _answers(self, policy: Policy, rollouts: Rollouts, count: int) -> list[Answer]:
+        record = rollouts.record
         passes, teacher = record.forward_passes, record.teacher_forward_passes
         through = record.tokens_through_model
         if policy.by_teacher:
@@ -261,7 +256,7 @@ class PolicyRunner:
                     forward_passes=passes / count,
                     tokens_through_model=through / count,
                     teacher_forward_passes=teacher / count,
-                    seconds=seconds / count,
+                    seconds=rollouts.seconds / count,
                 )
             )
         return answers

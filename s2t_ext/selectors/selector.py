@@ -13,13 +13,15 @@ import torch
 from torch import nn
 
 from s2t_ext import ops
-from s2t_ext.hf.identity import describe_base_model, vocabulary_size
+from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.ops.kernel_dtypes import floating
+from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import locate_file
 from s2t_ext.runs.numbers import finite, positive
 from s2t_ext.runs.shipped import shipped_folder
 from s2t_ext.selectors import storage
 from s2t_ext.selectors.adapter import attach_adapter, left_whole, same_adapter
+from s2t_ext.selectors.checks import check_base_model
 from s2t_ext.selectors.parts import (
     Calibration,
     TriggerHead,
@@ -78,11 +80,17 @@ class Selector:
         decoding: S2TConfig | None = None,
     ) -> None:
         if isinstance(rows, torch.Tensor) and not rows.is_floating_point():
-            _require(False, "rows", "be floating [R, D]", _describe(rows))
+            require(False, "Selector", "rows", "be floating [R, D]", _describe(rows))
         self.rows = floating("Selector", "rows", rows, rule="be floating [R, D]")
-        _require(self.rows.dim() == 2, "rows", "be floating [R, D]", _describe(self.rows))
-        _require(
-            1 <= self.num_bins <= MAX_BINS, "rows", f"have 1 to {MAX_BINS} bins", self.num_bins
+        require(
+            self.rows.dim() == 2, "Selector", "rows", "be floating [R, D]", _describe(self.rows)
+        )
+        require(
+            1 <= self.num_bins <= MAX_BINS,
+            "Selector",
+            "rows",
+            f"have 1 to {MAX_BINS} bins",
+            self.num_bins,
         )
         self.bias = None if bias is None else bin_vector("bias", bias, self.num_bins)
         self.bin_values = (
@@ -164,36 +172,9 @@ class Selector:
         """Raises ValueError if the selector was made for another model (width, vocabulary, layers,
         or weights); `where` and `name` are the function and its argument in the message.
         """
-        config = model.config.get_text_config(decoder=True)
-        _require(
-            config.hidden_size == self.hidden_size,
-            name,
-            f"have rows of the model's hidden size {config.hidden_size}",
-            self.hidden_size,
-            where=where,
+        check_base_model(
+            self.base_model, self.hidden_size, self.reserved_ids, model, where=where, name=name
         )
-        vocab = vocabulary_size(model)
-        if self.reserved_ids:
-            _require(
-                self.reserved_ids[-1] < vocab,
-                name,
-                f"reserve ids below the vocabulary size {vocab}",
-                self.reserved_ids[-1],
-                where=where,
-            )
-        actual = describe_base_model(model)
-        for key in ("model_type", "vocab_size", "num_hidden_layers", "fingerprint"):
-            expected = self.base_model.get(key)
-            if expected is not None and actual.get(key) is not None:
-                _require(
-                    actual[key] == expected,
-                    name,
-                    f"belong to the model ({key} {actual[key]})",
-                    f"a selector for {self.base_model.get('name', 'another model')} ({key} "
-                    f"{expected})",
-                    where=where,
-                )
-
         if self.adapted_model is not None and not same_adapter(self.adapted_model, model):
             raise ValueError(
                 f"{where}: model must hold the adapter of the {name}, active, got one without it "
@@ -266,9 +247,7 @@ class Selector:
         Raises:
             ValueError: if the selector holds no adapter.
         """
-        _require(
-            self.adapted_model is not None, "selector", "hold an adapter", "none", where="merge"
-        )
+        require(self.adapted_model is not None, "merge", "selector", "hold an adapter", "none")
         merged: nn.Module = self.adapted_model.merge_and_unload()  # type: ignore[union-attr, operator]
         self.adapted_model = None
         self.base_model.pop("fingerprint", None)
@@ -282,7 +261,7 @@ def _load(
     kind = storage.kind_of(path_or_repo)
     if kind == "adapter":
         return import_research_adapter(path_or_repo, model, **options)
-    arguments, has_adapter = storage.read(path_or_repo, kind)
+    arguments, has_adapter = storage.read(path_or_repo)
     selector = cls(**{**arguments, **options})
     if has_adapter:
         plain = storage.need_model(model, path_or_repo)
@@ -314,27 +293,5 @@ def import_research_adapter(
     return selector
 
 
-def load_selector(
-    path_or_repo: str | Path, model: nn.Module | None = None, **options: Any
-) -> Selector:
-    """See `Selector.from_pretrained`."""
-    return _load(Selector, path_or_repo, model, options)
-
-
-def save_selector(selector: Selector, folder: str | Path) -> Path:
-    """See `Selector.save_pretrained`."""
-    return selector.save_pretrained(folder)
-
-
-def push_selector(selector: Selector, repo_id: str, **create_options: Any) -> str:
-    """See `Selector.push_to_hub`."""
-    return selector.push_to_hub(repo_id, **create_options)
-
-
 def _describe(tensor: torch.Tensor) -> str:
     return f"{tensor.dtype} {list(tensor.shape)}"
-
-
-def _require(condition: bool, name: str, rule: str, value: Any, where: str = "Selector") -> None:
-    if not condition:
-        raise ValueError(f"{where}: {name} must {rule}, got {value}")

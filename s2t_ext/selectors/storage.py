@@ -1,5 +1,5 @@
 """Selectors on disk, as plain values: a folder with s2t_config.json, s2t_head.safetensors and, if
-it has one, a PEFT adapter. A bare head (score_head.json + score_head.safetensors) is read too.
+it has one, a PEFT adapter.
 """
 
 from __future__ import annotations
@@ -14,18 +14,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from s2t_ext._version import __version__
 from s2t_ext.config import CONFIG_NAME, S2TConfig
-from s2t_ext.runs.files import locate_file, read_json
+from s2t_ext.runs.files import locate_file, read_json, write_atomically
 from s2t_ext.selectors.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from s2t_ext.selectors.parts import Calibration, TriggerHead
 
 HEAD_NAME = "s2t_head.safetensors"
-BARE_CONFIG_NAME = "score_head.json"
-BARE_HEAD_NAME = "score_head.safetensors"
 FORMAT_VERSION = 1
 #: Arguments of a selector that are no tensors.
 STORED_OPTIONS = ("reserved_ids", "bin_temperature", "prior_weight", "logit_scale", "softcap")
@@ -43,10 +41,9 @@ class Stored:
 
 
 def kind_of(path_or_repo: str | Path) -> str:
-    """native, bare or adapter."""
+    """native, or adapter: of the research code, without a head of ours."""
     for kind, name in (
         ("native", CONFIG_NAME),
-        ("bare", BARE_CONFIG_NAME),
         ("adapter", ADAPTER_CONFIG_NAME),
     ):
         if _has_file(path_or_repo, name):
@@ -54,11 +51,6 @@ def kind_of(path_or_repo: str | Path) -> str:
     raise FileNotFoundError(
         f"load_selector: path_or_repo must hold {CONFIG_NAME}, got {path_or_repo}"
     )
-
-
-def read(path_or_repo: str | Path, kind: str) -> tuple[dict[str, Any], bool]:
-    """(arguments of `Selector`, whether an adapter lies beside them)."""
-    return _read_native(path_or_repo) if kind == "native" else _read_bare_head(path_or_repo)
 
 
 def need_model(model: nn.Module | None, path_or_repo: str | Path) -> nn.Module:
@@ -76,7 +68,6 @@ def write(stored: Stored, adapted_model: Any, folder: str | Path) -> Path:
     one.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     content = {
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
@@ -87,11 +78,8 @@ def write(stored: Stored, adapted_model: Any, folder: str | Path) -> Path:
         "decoding": (stored.decoding or S2TConfig()).to_dict(),
     }
     cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.tensors.items()}
-    with tempfile.TemporaryDirectory(dir=folder) as staging:
-        save_file(cpu, Path(staging) / HEAD_NAME)
-        (Path(staging) / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n")
-        for name in (HEAD_NAME, CONFIG_NAME):
-            os.replace(Path(staging) / name, folder / name)
+    write_atomically(folder / HEAD_NAME, save(cpu))
+    write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=2) + "\n")
     if adapted_model is not None:
         adapted_model.save_pretrained(folder)
     return folder
@@ -142,7 +130,8 @@ def _check_bins(path: Path, expected: int | None, rows: torch.Tensor) -> None:
         )
 
 
-def _read_native(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
+def read(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
+    """(arguments of `Selector`, whether an adapter lies beside them)."""
     content = read_json(locate_file(path_or_repo, CONFIG_NAME), "load_selector")
     version = content.get("format_version")
     if version != FORMAT_VERSION:
@@ -155,8 +144,7 @@ def _read_native(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
     try:
         stored = {name: content["selector"][name] for name in STORED_OPTIONS}
         calibrations = {n: Calibration(**c) for n, c in content.get("calibration", {}).items()}
-        # Folders of the first version do not say; what lies there is then theirs.
-        adapter = content.get("adapter", _has_file(path_or_repo, ADAPTER_CONFIG_NAME))
+        adapter = bool(content["adapter"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"load_selector: {CONFIG_NAME} must be one that save_pretrained wrote, got "
@@ -175,32 +163,4 @@ def _read_native(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
     }
     if adapter:
         locate_file(path_or_repo, ADAPTER_CONFIG_NAME)
-    return arguments, bool(adapter)
-
-
-def _read_bare_head(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
-    content = read_json(locate_file(path_or_repo, BARE_CONFIG_NAME), "load_selector")
-    path = locate_file(path_or_repo, BARE_HEAD_NAME)
-    tensors = _read_tensors(path)
-    _check_bins(path, content.get("num_bins"), tensors["rows"])
-    thresholds = content.get("entropy_threshold", {})
-    calibrations = {}
-    if thresholds:
-        rate, threshold = min(
-            (float(name.rstrip("%")) / 100, value) for name, value in thresholds.items()
-        )
-        calibrations["entropy"] = Calibration(threshold, rate)
-    arguments = {
-        "bias": tensors.get("bias"),
-        "bin_values": tensors.get("bin_values"),
-        "reserved_ids": content.get("vocabulary_ids", ()),
-        "bin_temperature": content.get("bin_temperature", 1.0),
-        "prior_weight": content.get("prior_weight", 0.0),
-        "base_model": {
-            "name": content.get("base_model", ""),
-            "hidden_size": content.get("hidden_size"),
-        },
-        "calibrations": calibrations,
-        "decoding": S2TConfig(k=content.get("k", 8), trigger=content.get("trigger", "entropy")),
-    }
-    return {"rows": tensors["rows"], **arguments}, False
+    return arguments, adapter

@@ -20,10 +20,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from s2t_ext.runs.checks import require
+
 logger = logging.getLogger("s2t_ext")
 
 CACHE_NAME = "completions.sqlite"
 MAX_ANSWER_BYTES = 1 << 28
+
+#: Who is called, in the messages of errors.
+FROM_SERVER = "Teacher.from_server"
 
 
 class TeacherServerError(RuntimeError):
@@ -118,11 +123,17 @@ class CompletionsClient:
         extra_body: dict[str, Any] | None = None,
     ) -> None:
         parts = urlsplit(url)
-        _require(parts.scheme in ("http", "https") and parts.netloc, "url", "be http(s)://...", url)
-        _require(timeout > 0, "timeout", "be above 0 seconds", timeout)
-        _require(retries >= 0, "retries", "be at least 0", retries)
-        _require(backoff >= 0, "backoff", "be at least 0 seconds", backoff)
-        _require(concurrency >= 1, "concurrency", "be at least 1", concurrency)
+        require(
+            parts.scheme in ("http", "https") and parts.netloc,
+            FROM_SERVER,
+            "url",
+            "be http(s)://...",
+            url,
+        )
+        require(timeout > 0, FROM_SERVER, "timeout", "be above 0 seconds", timeout)
+        require(retries >= 0, FROM_SERVER, "retries", "be at least 0", retries)
+        require(backoff >= 0, FROM_SERVER, "backoff", "be at least 0 seconds", backoff)
+        require(concurrency >= 1, FROM_SERVER, "concurrency", "be at least 1", concurrency)
         base = url.rstrip("/") if parts.path.strip("/") else url.rstrip("/") + "/v1"
         self.url = base + "/completions"
         self.model_name = model_name
@@ -259,8 +270,3 @@ def _retry_after(error: urllib.error.HTTPError) -> float:
         return min(60.0, float(error.headers.get("Retry-After", 0)))
     except ValueError:  # a date
         return 0.0
-
-
-def _require(condition: object, name: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"Teacher.from_server: {name} must {rule}, got {value}")

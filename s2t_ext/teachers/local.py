@@ -15,6 +15,8 @@ from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
 from s2t_ext.hf.identity import check_vocabulary_sizes, vocabulary_size
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.model_state import input_device
+from s2t_ext.hf.trajectory import CHUNK, trajectory_logits
+from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.ops import SupportKL
 from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.teachers.base import Teacher, TeacherSession, check_first
@@ -27,8 +29,6 @@ class ModelTeacher(Teacher, kind="model"):
     """See `Teacher.from_model`."""
 
     def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
-        from s2t_ext.hf.unwrapping import unwrap_model
-
         self.model = unwrap_model(model).eval()
         self.tokenizer = tokenizer
         if self.model.config.is_encoder_decoder:
@@ -60,28 +60,18 @@ class ModelTeacher(Teacher, kind="model"):
         student_logits: torch.Tensor,
         *,
         vocabulary: int | None = None,
-        chunk: int = 128,
+        chunk: int = CHUNK,
     ) -> SupportKL:
         """See `Teacher.label_trajectory`."""
         check_first(input_ids, first)
         head, device = find_logits_head(self.model), input_device(self.model)
-        if head.body is None:  # a head only the model itself knows how to use
-            states = self.score_trajectory(input_ids, first)
-        else:
-            ids = input_ids[None, :-1].to(device)
-            states = head.body(input_ids=ids, use_cache=False).last_hidden_state[0, first - 1 :]
-        answers = []
-        for begin in range(0, states.shape[0], chunk):
-            some = slice(begin, begin + chunk)
-            logits = states[some] if head.body is None else head.logits(states[some])
-            answers.append(
-                _view(
-                    logits,
-                    student_ids[some].to(device),
-                    student_logits[some].to(device),
-                    vocabulary,
-                )
+        pieces = trajectory_logits(self.model, head, input_ids[:-1], first, chunk=chunk)
+        answers = [
+            _view(logits, own_ids.to(device), own_logits.to(device), vocabulary)
+            for logits, own_ids, own_logits in zip(
+                pieces, student_ids.split(chunk), student_logits.split(chunk), strict=True
             )
+        ]
         columns = zip(*answers, strict=True)
         return SupportKL._make(torch.cat(column).to(input_ids.device) for column in columns)
 

@@ -17,8 +17,9 @@ import torch
 from s2t_ext import ops
 from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.ops import SupportKL
+from s2t_ext.runs.checks import require
 from s2t_ext.teachers.base import Teacher, check_first
-from s2t_ext.teachers.completions_client import CompletionsClient, TeacherServerError
+from s2t_ext.teachers.completions_client import FROM_SERVER, CompletionsClient, TeacherServerError
 from s2t_ext.teachers.server_answers import Position, TokenNames, parse_echo, parse_next
 
 if TYPE_CHECKING:
@@ -79,13 +80,21 @@ class ServerTeacher(Teacher, kind="server"):
         api_key: str | None = None,
         extra_body: dict[str, Any] | None = None,
     ) -> None:
-        _require(mode in MODES, "mode", f"be one of {', '.join(MODES)}", mode)
-        _require(prompt in PROMPTS, "prompt", f"be one of {', '.join(PROMPTS)}", prompt)
-        _require(top_logprobs >= 1, "top_logprobs", "be at least 1", top_logprobs)
-        _require(floor is None or floor <= 0, "floor", "be at most 0 nats", floor)
+        require(mode in MODES, FROM_SERVER, "mode", f"be one of {', '.join(MODES)}", mode)
+        require(
+            prompt in PROMPTS,
+            FROM_SERVER,
+            "prompt",
+            f"be one of {', '.join(PROMPTS)}",
+            prompt,
+        )
+        require(top_logprobs >= 1, FROM_SERVER, "top_logprobs", "be at least 1", top_logprobs)
+        require(floor is None or floor <= 0, FROM_SERVER, "floor", "be at most 0 nats", floor)
         if prompt == "text":
-            _require(tokenizer is not None, "tokenizer", "be given for prompt='text'", None)
-            _require(mode != "exact", "mode", "be 'top' for prompt='text'", mode)
+            require(
+                tokenizer is not None, FROM_SERVER, "tokenizer", "be given for prompt='text'", None
+            )
+            require(mode != "exact", FROM_SERVER, "mode", "be 'top' for prompt='text'", mode)
             mode = "top"  # text may be cut into other tokens, so an echo is no candidate's
         if extra_body is None:
             extra_body = {"return_tokens_as_token_ids": True}
@@ -113,8 +122,9 @@ class ServerTeacher(Teacher, kind="server"):
         if self.tokenizer is not None:
             rows = vocabulary_size(student)
             entries = max(self.tokenizer.get_vocab().values()) + 1
-            _require(
+            require(
                 entries <= rows + 1024,
+                FROM_SERVER,
                 "tokenizer",
                 f"have the student's vocabulary ({rows} rows)",
                 f"{entries} entries",
@@ -267,8 +277,3 @@ def view(
     kl = ops.support_kl(places, student_logits, support.to(device), places).kl
     asked = torch.tensor([position is not None for position in positions], device=device)
     return SupportKL(kl.where(asked, 0.0), candidates.to(device), argmax.to(device))
-
-
-def _require(condition: bool, name: str, rule: str, value: object) -> None:
-    if not condition:
-        raise ValueError(f"Teacher.from_server: {name} must {rule}, got {value}")

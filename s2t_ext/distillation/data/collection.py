@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from s2t_ext.distillation.groups import Trajectory
-from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.files import read_json, write_atomically
 from s2t_ext.runs.processes import share_of_this_process, this_process
 
 MANIFEST_NAME = "manifest.json"
@@ -37,10 +37,7 @@ class Collection:
             raise FileNotFoundError(
                 f"Collection: folder must hold {MANIFEST_NAME}, got none in {folder}"
             )
-        try:
-            self.manifest: dict[str, Any] = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Collection: {path} must be JSON, got {error}") from error
+        self.manifest = read_json(path, "Collection")
         version = self.manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"Collection: format_version must be {FORMAT_VERSION}, got {version}")

@@ -31,6 +31,7 @@ from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.groups import Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.hf.trajectory import trajectory_logits
 from s2t_ext.runs.prompts import Prompt
 
 FIELDS = ("problem_id", "step", "context_ids", "cand_ids", "teacher_prob_abs")
@@ -157,17 +158,23 @@ class _Completer:
     def complete(self, found: ResearchTrajectory) -> Trajectory:
         tokens = [found.tokens[i] for i in range(len(found.tokens))]
         device = self.packed.plain.device
-        hidden = self.packed.plain_hidden_states(torch.tensor([tokens], device=device))[0]
+        lines = sorted(found.lines.items())
+        steps = [found.step_of(step) for step, _ in lines]
+        pieces = trajectory_logits(
+            self.packed.plain,
+            self.packed.head,
+            torch.tensor(tokens, device=device),
+            found.prompt,
+            steps=steps,
+            chunk=1,
+        )
         groups = []
-        for step, line in sorted(found.lines.items()):
-            own = found.step_of(step)
-            logits = self.packed.head.logits(hidden[found.prompt + own - 1][None]).contiguous()
-            proposal = ops.propose_candidates(logits, 1, 64, self.blocked)
+        for own, (_, line), logits in zip(steps, lines, pieces, strict=True):
+            proposal = ops.propose_candidates(logits.contiguous(), 1, 64, self.blocked)
             candidates = torch.tensor(line["cand_ids"], device=device)
             logprobs = logits[0, candidates].float() - proposal.logsumexp
-            order = logprobs.argsort(
-                descending=True, stable=True
-            ).tolist()  # the student's best first
+            # The student's best first.
+            order = logprobs.argsort(descending=True, stable=True).tolist()
             logprobs = logprobs[order]
             groups.append(
                 Group(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from s2t_ext.distillation.data.collection import SPLITS, Collection
+from s2t_ext.rollouts import roll_out
+from s2t_ext.runs.seeds import row_seed
 
 #: Settings of `collect` that decide what is rolled out, and how.
 ROLLOUT_SETTINGS = (
@@ -14,8 +19,38 @@ ROLLOUT_SETTINGS = (
 )
 
 
+class DecodedRollouts:
+    """Rollouts that the student decodes when they are asked for.
+
+    Args:
+        model: The student.
+        tokenizer: Its tokenizer.
+        texts: A prompt each.
+        settings: Of the collection; those of `ROLLOUT_SETTINGS` say how.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, texts: Sequence[str], settings: dict[str, Any]
+    ) -> None:
+        self._model, self._tokenizer, self._texts = model, tokenizer, texts
+        self._settings = settings
+
+    def pairs(self, numbers: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, response ids) of the rollouts of these numbers, decoded as a batch."""
+        settings = self._settings
+        return roll_out(
+            self._model,
+            self._tokenizer,
+            [self._texts[number] for number in numbers],
+            max_new_tokens=settings["max_new_tokens"],
+            temperature=settings["temperature"],
+            seeds=[row_seed(settings["seed"], number) for number in numbers],
+            use_chat_template=settings["use_chat_template"],
+        ).pairs
+
+
 class RecordedRollouts:
-    """(prompt ids, response ids) by number, of a finished collection.
+    """Rollouts of a finished collection.
 
     Args:
         settings: Of the new collection; those of `ROLLOUT_SETTINGS` must be the other one's.
@@ -46,5 +81,6 @@ class RecordedRollouts:
             for t in collection.trajectories(split)
         }
 
-    def __getitem__(self, number: int) -> tuple[list[int], list[int]]:
-        return self._pairs[number]
+    def pairs(self, numbers: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+        """(prompt ids, response ids) of the rollouts of these numbers."""
+        return [self._pairs[number] for number in numbers]

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from s2t_ext.custom_generate import SELECTOR_FOLDER, TEMPLATE
-from s2t_ext.distillation.card import CARD_NAME, model_card, selector_card
+from s2t_ext.export.card import CARD_NAME, model_card, selector_card
+from s2t_ext.export.custom_generate import SELECTOR_FOLDER, TEMPLATE
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.selectors.selector import Selector

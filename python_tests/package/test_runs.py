@@ -1,0 +1,44 @@
+"""What all runs share: seeds, errors, files."""
+
+import itertools
+import os
+import stat
+
+import pytest
+
+from s2t_ext.runs.checks import require
+from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.seeds import PATHS, PROBLEMS, SEEDS, row_seed
+
+
+def test_rows_of_different_seeds_problems_and_paths_share_no_key():
+    ends = [(0, 1, 2, n // 2, n - 2, n - 1) for n in (SEEDS, PROBLEMS, PATHS)]
+    keys = [row_seed(*parts) for parts in itertools.product(*ends)]
+    assert len(set(keys)) == len(keys)
+    assert min(keys) == 0 and max(keys) == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    "parts, name", [((-1, 0), "seed"), ((0, PROBLEMS), "problem"), ((0, 0, PATHS), "path")]
+)
+def test_a_seed_out_of_range_is_refused(parts, name):
+    with pytest.raises(ValueError, match=rf"row_seed: {name} must be in \[0, \d+\), got"):
+        row_seed(*parts)
+
+
+def test_require_says_who_what_and_which():
+    require(True, "f", "x", "be 1", 2)
+    with pytest.raises(ValueError, match="^f: x must be 1, got 2$"):
+        require(False, "f", "x", "be 1", 2)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_get_the_mode_of_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a" / "file", "text")
+    finally:
+        os.umask(before)
+    mode = stat.S_IMODE((tmp_path / "a" / "file").stat().st_mode)
+    assert mode == 0o666 & ~mask
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"]

@@ -1,0 +1,130 @@
+"""What a training run is made of: data, model, score head and objective, which fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.features import head_input_scale
+from s2t_ext.distillation.groups import Trajectory
+from s2t_ext.distillation.objective import ObjectiveMaker
+from s2t_ext.distillation.optimization import trainable
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.packing import PackedModel
+from s2t_ext.distillation.score_head import ScoreHead, head_digest
+from s2t_ext.hf.adapters import has_adapter
+from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.selectors.selector import Selector
+
+
+@dataclass
+class Parts:
+    """The parts of a training run.
+
+    Attributes:
+        training: Trajectories with groups to train on.
+        held_out: Those that quality is measured on.
+        maker: Of the objective; holds the model that is trained and its score head.
+        trigger_threshold: A step whose kl exceeds it is to be found by the trigger head, nats; inf
+            without divergences.
+        base_model: What identifies the student as it came.
+        reserved_ids: Never proposed.
+        digest: Of the collection.
+        identity: What a checkpoint is resumed under.
+    """
+
+    training: list[Trajectory]
+    held_out: list[Trajectory]
+    maker: ObjectiveMaker
+    trigger_threshold: float
+    base_model: dict[str, Any]
+    reserved_ids: tuple[int, ...]
+    digest: str
+    identity: dict[str, Any]
+
+
+def prepare(
+    model: nn.Module,
+    collection: Collection,
+    config: DistillConfig,
+    start: Selector | None = None,
+) -> Parts:
+    """Puts a run together; nothing is trained or computed over the collection yet.
+
+    Args:
+        model: The student, without adapter; changed in place (see `trainable`).
+        collection: What it is trained on.
+        config: Options.
+        start: A selector whose score head training begins with.
+
+    Raises:
+        ValueError: if the collection has no training groups, or is of another model, or the head
+            of `start` is of another form.
+    """
+    training = [t for t in collection.trajectories("train") if t.groups]
+    base_model = describe_base_model(model)
+    _check(model, collection, training, base_model)
+    torch.manual_seed(config.seed)
+    trained, base = trainable(model, config)
+    packed = PackedModel(trained)
+    head = ScoreHead(
+        packed.plain.config.get_text_config(decoder=True).hidden_size,
+        config.bins,
+        post=packed.head.post,
+        bin_temperature=config.bin_temperature,
+        use_prior=config.prior == "trained",
+        hidden_scale=head_input_scale(packed, training[0]),
+        seed=config.seed,
+    ).to(packed.plain.device)
+    if start is not None:
+        head.start_from(start)
+    threshold = _trigger_threshold(training, config.trigger_share)
+    reserved_ids = tuple(collection.manifest["settings"].get("reserved_ids", ()))
+    digest = collection.digest()
+    identity = {"config": config.to_dict(), "collection": digest}
+    if start is not None:
+        identity["start"] = head_digest(start)
+    return Parts(
+        training,
+        [t for t in collection.trajectories("held_out") if t.groups],
+        ObjectiveMaker(trained, head, config.loss, threshold, base, reserved_ids),
+        threshold,
+        base_model,
+        reserved_ids,
+        digest,
+        identity,
+    )
+
+
+def _trigger_threshold(training: Sequence[Trajectory], share: float) -> float:
+    """The kl that `share` of the steps exceed; imported groups may come without divergences."""
+    kls = np.array([kl for t in training for kl in t.kl])
+    return float(np.quantile(kls, 1 - share)) if len(kls) else float("inf")
+
+
+def _check(
+    model: nn.Module,
+    collection: Collection,
+    training: Sequence[Trajectory],
+    base_model: dict[str, Any],
+) -> None:
+    if not training:
+        raise ValueError(
+            f"distill: collection must hold groups in its train split, got none in "
+            f"{collection.folder}"
+        )
+    if has_adapter(model):
+        raise ValueError("distill: model must have no adapter, got one (merge or unload it)")
+    expected = collection.manifest["settings"]["student"]
+    for key in ("model_type", "hidden_size", "num_hidden_layers", "fingerprint"):
+        if expected.get(key) != base_model[key]:
+            raise ValueError(
+                f"distill: model must be the collection's student ({key} {expected.get(key)}), got "
+                f"{key} {base_model[key]}"
+            )

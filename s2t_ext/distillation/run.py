@@ -1,0 +1,152 @@
+"""The loop of a training run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from s2t_ext.distillation.features import CachedStates, cached_states
+from s2t_ext.distillation.groups import Trajectory, batches_by_length
+from s2t_ext.distillation.measure import measure
+from s2t_ext.distillation.objective import Counts, Objective
+from s2t_ext.distillation.optimization import (
+    denormals_flushed,
+    parameter_groups,
+    schedule,
+    sum_over_processes,
+)
+from s2t_ext.distillation.options import DistillConfig
+from s2t_ext.distillation.packing import pack
+from s2t_ext.distillation.preparation import Parts
+from s2t_ext.distillation.quality import HeldOut
+from s2t_ext.distillation.training_state import TrainingState
+from s2t_ext.runs.seeds import row_seed
+
+
+class TrainingRun:
+    """The loop of one training run in its folder: resumable, over one or more processes.
+
+    Args:
+        parts: What is trained on what.
+        folder: Of the run.
+        config: Options.
+
+    Raises:
+        ValueError: if the folder holds a run of other options or data.
+    """
+
+    def __init__(self, parts: Parts, folder: Path, config: DistillConfig) -> None:
+        from accelerate import PartialState
+
+        self.parts, self.folder, self.config = parts, folder, config
+        self.model, self.head = parts.maker.model, parts.maker.head
+        self.processes = PartialState(cpu=self.head.rows.device.type == "cpu")
+        identity = {**parts.identity, "processes": self.processes.num_processes}
+        self.state = TrainingState(folder, identity, self.is_main)
+        self.state.check()
+        self.parameters = parameter_groups(self.model, self.head, config)
+        self.optimizer = torch.optim.AdamW(self.parameters, weight_decay=config.weight_decay)
+        self._states: CachedStates | None = None
+        self._measured: HeldOut | None = None
+
+    @denormals_flushed()
+    def train(self, progress: bool | None) -> None:
+        """All epochs, from the last checkpoint if there is one."""
+        if self.config.method == "rows":
+            everything = [*self.parts.training, *self.parts.held_out]
+            packed = self.parts.maker.packed
+            self._states = cached_states(packed, everything, self.folder, self.parts.digest)
+        modules = {"model": self.model, "head": self.head}
+        done = self.state.restore(modules, self.optimizer)
+        per_epoch = len(self._steps_of_epoch(0))
+        total = per_epoch * self.config.epochs
+        hidden = None if progress is None else not progress
+        bar = tqdm(total=total, initial=done, desc="distill", unit="step", disable=hidden)
+        if done == 0:
+            self._evaluate(0)
+        for epoch in range(done // per_epoch, self.config.epochs):
+            for index, step in enumerate(self._steps_of_epoch(epoch)):
+                number = epoch * per_epoch + index
+                if number < done:
+                    continue
+                self.optimize(step, number, total)
+                bar.update()
+                last = index + 1 == per_epoch
+                if last:
+                    self._evaluate(number + 1)
+                if last or (number + 1) % self.config.checkpoint_every == 0:
+                    self.state.save(modules, self.optimizer, number + 1)
+        bar.close()
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes."""
+        return bool(self.processes.is_main_process)
+
+    def _steps_of_epoch(self, epoch: int) -> list[list[list[Trajectory]]]:
+        """The batches of every optimiser step; the same for the same seed and epoch."""
+        generator = torch.Generator().manual_seed(row_seed(self.config.seed, epoch))
+        order = torch.randperm(len(self.parts.training), generator=generator).tolist()
+        batches = batches_by_length(self.parts.training, self.config.batch_size, order)
+        size = self.config.accumulation * self.processes.num_processes
+        return [batches[i : i + size] for i in range(0, len(batches), size)]
+
+    def optimize(self, step: list[list[Trajectory]], number: int, total: int) -> None:
+        """One optimiser step over its batches; `number` of `total` sets the learning rate."""
+        start = time.perf_counter()
+        rate = schedule(number, total, self.config.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * rate
+        self.model.train(self.config.method != "rows")
+        self._measured = None
+        counts = Counts.of([t for batch in step for t in batch])
+        sums = torch.zeros(3)
+        processes = self.processes
+        for batch in step[processes.process_index :: processes.num_processes]:
+            objective = self._objective(batch, counts)
+            objective.total.backward()
+            terms = (objective.groups, objective.base_kl, objective.trigger)
+            sums += torch.tensor([float(term.detach()) for term in terms])
+        trained = [p for group in self.parameters for p in group["params"]]
+        if processes.num_processes > 1:
+            sum_over_processes(trained, sums)
+        norm = torch.nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        names = ("groups", "base_kl", "trigger")
+        losses = {f"loss_{n}": v for n, v in zip(names, sums.tolist(), strict=True)}
+        self.state.log(
+            {
+                "step": number + 1,
+                **losses,
+                "prior_weight": float(self.head.prior_weight.detach()),
+                "grad_norm": float(norm),
+                "learning_rate_factor": rate,
+                "groups": counts.groups,
+                "seconds": round(time.perf_counter() - start, 3),
+            }
+        )
+
+    def _objective(self, batch: list[Trajectory], counts: Counts) -> Objective:
+        packed = pack(batch).to(self.head.rows.device)
+        if self._states is None:
+            return self.parts.maker.packed_objective(packed, counts)
+        return self.parts.maker.objective_of_states(packed, *self._states.of(batch), counts)
+
+    def _evaluate(self, step: int) -> None:
+        if not self.parts.held_out or not self.is_main:
+            return
+        weight = float(self.head.prior_weight.detach())
+        quality = self.measured().quality(weight, self.parts.trigger_threshold)
+        self.state.log({"step": step, "held_out": quality.to_dict()})
+
+    def measured(self) -> HeldOut:
+        """What the held-out groups get, kept until the next optimiser step."""
+        if self._measured is None:
+            self._measured = measure(
+                self.parts.maker, self.parts.held_out, self._states, self.config
+            )
+        return self._measured
