@@ -78,12 +78,9 @@ def test_a_teacher_that_chooses_is_traced_too(tmp_path):
     assert result.exit_code == 0, result.output
     found = json.loads(data.read_text())
     (changed,) = [step for step in found["runs"][1]["steps"] if step["changed"]]
-    best = max(changed["candidates"], key=lambda c: c["score"])
-    assert best["id"] == changed["token"] and best["score"] > -0.1  # a log-probability
-    assert (
-        found["score_name"] == "teacher's log-probability"
-        and "teacher_forward_passes" in (found["runs"][1]["summary"])
-    )
+    best = max(changed["candidates"], key=lambda c: c["teacher"])
+    assert best["id"] == changed["token"] and -0.1 < best["teacher"] <= 0  # a log-probability
+    assert found["runs"][1]["summary"]["teacher_forward_passes"] == 4
     assert "the teacher selects" in page.read_text()
 
 

@@ -65,8 +65,11 @@ def trace(
             selector=selector,
             teacher=teacher,
         )
-        record = rollouts.record
-        return {"name": name, "summary": record.summary(), "steps": record.trace(tokenizer)}
+        steps = rollouts.record.trace(tokenizer)
+        if teacher is not None:  # the scores of its choices are its own log-probabilities
+            for candidate in (c for step in steps for c in step["candidates"]):
+                candidate["teacher"] = candidate.pop("score")
+        return {"name": name, "summary": rollouts.record.summary(), "steps": steps}
 
     plain = replace(config, trigger="never", threshold=None, select="local")
     return {
@@ -82,7 +85,6 @@ def trace(
         },
         "trigger": config.trigger,
         "threshold": resolve_trigger(config, selector).threshold,
-        "score_name": "score" if config.select == "local" else "teacher's log-probability",
         "runs": [
             decoded("greedy", plain, None),
             decoded(_NAMES[config.select], config, teacher),

@@ -6,7 +6,6 @@ The page is drawn from a document of plain values:
     settings: Name -> value, shown as they are (model, selector, ...).
     versions: Package -> version.
     trigger, threshold: Of the decoding; the threshold is drawn where the trigger is the entropy.
-    score_name: Heading of the scores: "score", or "teacher's log-probability".
     runs: One or two decodings of the prompt, the plain one first; each has
         name: Heading.
         summary: `DecodingRecord.summary()`, or a part of it.

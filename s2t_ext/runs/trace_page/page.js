@@ -235,7 +235,7 @@ function candidates(step) {
   const scores = step.candidates.map((c) => c.score).filter(Number.isFinite);
   const [low, high] = [Math.min(...scores, 0), Math.max(...scores, 0.001)];
   const head = ["candidate", "student's probability"];
-  if (withScore) head.push(trace.score_name ?? "score");
+  if (withScore) head.push("score");
   if (withTeacher) head.push("teacher's probability");
   head.push("");
   const favourite = withTeacher ? step.candidates.reduce((a, b) => ((b.teacher ?? -Infinity) > (a.teacher ?? -Infinity) ? b : a)) : null;
