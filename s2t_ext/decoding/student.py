@@ -195,7 +195,7 @@ class Student:
         if self._last_token_cached and cache is not None:
             if self._undo is not None:
                 self._undo()
-            elif can_commit(cache):
+            elif can_commit(cache) and cached_tokens(cache):
                 cache.crop(-1)
             self._last_token_cached = False
         return cache
