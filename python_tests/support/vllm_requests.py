@@ -16,7 +16,10 @@ def make_prompts(lengths=LENGTHS, seed=1):
 
 def make_request(prompt, config, new_tokens, **options):
     """The request for a prompt that is to be decoded by a configuration."""
-    fields = ("trigger", "threshold", "k", "warmup_steps", "score_temperature")
+    fields = (
+        *("trigger", "threshold", "k", "support", "candidate_ratio", "warmup_steps"),
+        "score_temperature",
+    )
     values = {f"s2t_{name}": getattr(config, name) for name in fields}
     return {
         "prompt": prompt,
@@ -29,8 +32,13 @@ def make_request(prompt, config, new_tokens, **options):
 
 
 def mixed_configs(count, **options):
-    """Configurations of several widths and warm-ups, for one batch."""
+    """Configurations of several widths, warm-ups and ratios, for one batch."""
     return [
-        s2t_ext.S2TConfig(k=(8, 4, 16)[i % 3], warmup_steps=(0, 3)[i % 2], **options)
+        s2t_ext.S2TConfig(
+            k=(8, 4, 16)[i % 3],
+            candidate_ratio=(0.0, 0.0, 0.0, 0.8)[i % 4],
+            warmup_steps=(0, 3)[i % 2],
+            **options,
+        )
         for i in range(count)
     ]

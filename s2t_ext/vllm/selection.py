@@ -7,6 +7,7 @@ row a single token; vLLM's sampler then does all bookkeeping, log-probabilities 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -136,8 +137,12 @@ class Selection:
             self.statistics.add_step(row.request_id, i in fired)
         if proposed is None or not fired:
             return None
+        ids = proposed.ids
+        if config.candidate_ratio > 0:
+            floor = proposed.logits[:, :1] + math.log(config.candidate_ratio)
+            ids = ids.where(proposed.logits > floor, -1)
         logprobs = proposed.logits - proposed.logsumexp[:, None]
-        return Proposal(rows, proposed.ids, logprobs).part(fired)
+        return Proposal(rows, ids, logprobs).part(fired)
 
     def look_ahead(
         self,
@@ -149,7 +154,12 @@ class Selection:
         all their candidates.
         """
         device = proposals[0].ids.device
-        rows = [row for proposal in proposals for row in proposal.rows for _ in proposal.ids[0]]
+        rows = [
+            row
+            for proposal in proposals
+            for row in proposal.rows
+            for _ in range(proposal.ids.shape[1])
+        ]
         states = lookahead.forward(
             tables,
             torch.tensor([row.table for row in rows], device=device),
