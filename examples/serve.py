@@ -9,8 +9,8 @@ import tempfile
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from s2t_ext import export
 from s2t_ext.demo import ASSETS
-from s2t_ext.export.folder import export_selector
 
 PROMPT = (
     "Linus has 66 gems at the museum . one finds 4 . two sells 7 . three buys 3 . how many now ?"
@@ -27,7 +27,7 @@ def main() -> None:
 
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    folder = export_selector(options.selector, model, tokenizer, options.output)
+    folder = export(options.selector, model, tokenizer, options.output)
     write = pipeline("text-generation", model=str(folder), trust_remote_code=True)
     answers = write([options.prompt] * 2, max_new_tokens=56, do_sample=False)
     for answer in answers:

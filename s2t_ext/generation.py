@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +21,10 @@ from transformers import (
 )
 
 from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.arguments import check_prompt_type, decoding_options
 from s2t_ext.decoding.caller_arguments import check_before_generate, prepared_arguments
 from s2t_ext.decoding.decode_loop import decode
-from s2t_ext.decoding.options import DecodingOptions, make_options
+from s2t_ext.decoding.options import DecodingOptions
 from s2t_ext.decoding.record import S2TGenerateOutput, StepEvent
 from s2t_ext.decoding.requirements import check_prompt
 from s2t_ext.hf.generate_internals import (
@@ -32,6 +34,7 @@ from s2t_ext.hf.generate_internals import (
 )
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher
 
 
 class DecodingMethod:
@@ -92,9 +95,9 @@ class DecodingMethod:
 
 
 def decoding_method(
-    s2t: S2TConfig | None = None,
-    selector: Selector | None = None,
-    teacher: Any = None,
+    s2t: S2TConfig | Mapping[str, Any] | None = None,
+    selector: Selector | str | Path | None = None,
+    teacher: Teacher | PreTrainedModel | None = None,
     *,
     seed: int | Sequence[int] | None = None,
     on_step: Callable[[StepEvent], None] | None = None,
@@ -107,9 +110,9 @@ def decoding_method(
     `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
 
     Args:
-        s2t: Options; None takes the selector's, else the defaults.
+        s2t: Options, as in `generate`.
         selector: The score head, as in `generate`.
-        teacher: A `Teacher`, as in `generate`.
+        teacher: The large model, as in `generate`.
         seed: Key of all random numbers, as in `generate`.
         on_step: Called with a `StepEvent` after every step.
         streamer: Gets every token once it is decided; one given to `model.generate` works too.
@@ -117,7 +120,9 @@ def decoding_method(
     Returns:
         A callable for `model.generate(..., custom_generate=...)`.
     """
-    return DecodingMethod(make_options(s2t, selector, teacher, seed, on_step), streamer)
+    return DecodingMethod(
+        decoding_options("decoding_method", None, s2t, selector, teacher, seed, on_step), streamer
+    )
 
 
 def generate(
@@ -125,9 +130,9 @@ def generate(
     inputs: torch.Tensor | Mapping[str, Any] | None = None,
     generation_config: GenerationConfig | None = None,
     *,
-    s2t: S2TConfig | None = None,
-    selector: Selector | None = None,
-    teacher: Any = None,
+    s2t: S2TConfig | Mapping[str, Any] | None = None,
+    selector: Selector | str | Path | None = None,
+    teacher: Teacher | PreTrainedModel | None = None,
     seed: int | Sequence[int] | None = None,
     on_step: Callable[[StepEvent], None] | None = None,
     streamer: BaseStreamer | None = None,
@@ -142,9 +147,11 @@ def generate(
         inputs: Prompt ids, int64 [batch, length], or a tokenizer's whole output (also as keywords:
             `input_ids=`, `attention_mask=`, ...).
         generation_config: As in `model.generate`.
-        s2t: Options; None takes the selector's, else the defaults.
-        selector: The score head, needed for `select="local"` unless `trigger="never"`.
-        teacher: A `Teacher`, needed for `select="teacher"`, `select="takeover"` and `trigger="kl"`.
+        s2t: Options, also as a dictionary; None takes the selector's, else the defaults.
+        selector: The score head, needed for `select="local"` unless `trigger="never"`; also as its
+            folder or hub repository, which is read once for each model.
+        teacher: A `Teacher`, or a larger model with the same tokenizer; needed for
+            `select="teacher"`, `select="takeover"` and `trigger="kl"`.
         seed: Key of all random numbers: an integer (row b uses seed + b), one per row, or None
             (from torch's generator).
         on_step: Called with a `StepEvent` after every step.
@@ -161,7 +168,10 @@ def generate(
         ValueError: for options that contradict each other, the model, or this decoding method; the
             message says what to use instead.
     """
-    method = decoding_method(s2t, selector, teacher, seed=seed, on_step=on_step, streamer=streamer)
+    check_prompt_type(inputs, "generate")
+    plain = checked_model(model, "generate")
+    options = decoding_options("generate", plain, s2t, selector, teacher, seed, on_step)
+    method = DecodingMethod(options, streamer)
     if generate_kwargs.pop("custom_generate", None) is not None:
         raise ValueError(
             "generate: custom_generate must be None (s2t_ext.generate is itself one), got a value"
@@ -171,7 +181,6 @@ def generate(
         inputs = None
     if generation_config is not None:
         generate_kwargs["generation_config"] = generation_config
-    plain = checked_model(model, "generate")
     arguments = prepared_arguments(plain, method.options, generate_kwargs, tokenizer)
     for prompt in (inputs, arguments.get("input_ids")):
         if prompt is not None and prompt.shape[0]:
@@ -183,9 +192,9 @@ def generate(
 
 def patch(
     model: PreTrainedModel,
-    s2t: S2TConfig | None = None,
-    selector: Selector | None = None,
-    teacher: Any = None,
+    s2t: S2TConfig | Mapping[str, Any] | None = None,
+    selector: Selector | str | Path | None = None,
+    teacher: Teacher | PreTrainedModel | None = None,
     *,
     seed: int | Sequence[int] | None = None,
     on_step: Callable[[StepEvent], None] | None = None,
@@ -198,9 +207,9 @@ def patch(
 
     Args:
         model: Any causal language model of transformers, PEFT-wrapped or not; changed in place.
-        s2t: Options; None takes the selector's, else the defaults.
+        s2t: Options, as in `generate`.
         selector: The score head, as in `generate`.
-        teacher: A `Teacher`, as in `generate`.
+        teacher: The large model, as in `generate`.
         seed: Key of all random numbers, as in `generate`.
         on_step: Called with a `StepEvent` after every step.
 
@@ -212,7 +221,7 @@ def patch(
             PEFT or `torch.compile` or not.
     """
     target = checked_model(model, "patch")
-    options = make_options(s2t, selector, teacher, seed, on_step)
+    options = decoding_options("patch", target, s2t, selector, teacher, seed, on_step)
     target.generate = PatchedGenerate(target, options)
     return model
 

@@ -13,7 +13,7 @@ import s2t_ext
 from s2t_ext import Selector
 from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collection import Collection
-from s2t_ext.export.folder import upload
+from s2t_ext.exporting.folder import upload
 
 FLOAT = ("--dtype", "float32")
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
 from s2t_ext.demo import ASSETS
-from s2t_ext.export.folder import export_selector
+from s2t_ext import export
 
 PROMPT = (
     "Fiona has 61 berries at the gallery . "
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
     model = AutoModelForCausalLM.from_pretrained(ASSETS / "student", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "student")
     tokenizer.chat_template = "{{ messages[-1]['content'] }}"
-    export_selector("s2t_ext/demo", model, tokenizer, output)
+    export("s2t_ext/demo", model, tokenizer, output)
     return output
 
 

@@ -8,7 +8,7 @@ from collecting import make_model, run_collect
 from research_lines import lines_of, write
 
 from s2t_ext.distillation.data.collection import Collection
-from s2t_ext.distillation.data.research_groups import import_research_groups, read_research_groups
+from s2t_ext.distillation.data.research_groups import import_groups, read_research_groups
 from s2t_ext.distillation.groups import packed_length
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.train import distill
@@ -22,7 +22,7 @@ def trajectories(tmp_path_factory):
 
 
 def imported(path, output, **options) -> list:
-    collection = import_research_groups(make_model(1), [path], output, **options)
+    collection = import_groups(make_model(1), [path], output, **options)
     return collection.trajectories("train") + collection.trajectories("held_out")
 
 
@@ -81,7 +81,7 @@ def test_rollouts_that_differ_stay_apart(trajectories, tmp_path):
 def test_a_selector_is_trained_on_them(trajectories, tmp_path):
     """Without divergences there is no trigger to learn."""
     path = write(tmp_path / "groups.jsonl", lines_of(trajectories))
-    import_research_groups(make_model(1), [path], tmp_path / "out", held_out=0.3)
+    import_groups(make_model(1), [path], tmp_path / "out", held_out=0.3)
     config = DistillConfig(epochs=1, batch_size=2, bins=5, k=3, method="rows")
     result = distill(make_model(1), Collection(tmp_path / "out"), tmp_path / "run", config)
     assert result.quality is not None and result.quality.groups > 0
@@ -114,7 +114,5 @@ def test_errors(tmp_path, line, message):
 def test_no_groups(tmp_path):
     (tmp_path / "groups.jsonl").write_text("")
     with pytest.raises(ValueError) as error:
-        import_research_groups(make_model(1), [tmp_path / "groups.jsonl"], tmp_path / "out")
-    assert str(error.value) == (
-        "import_research_groups: paths must hold at least one group, got none"
-    )
+        import_groups(make_model(1), [tmp_path / "groups.jsonl"], tmp_path / "out")
+    assert str(error.value) == ("import_groups: paths must hold at least one group, got none")

@@ -56,7 +56,7 @@ def distill(
         from s2t_ext.distillation.losses import LossConfig
         from s2t_ext.distillation.options import DistillConfig
         from s2t_ext.distillation.train import distill as run
-        from s2t_ext.export.card import write_card
+        from s2t_ext.exporting.card import write_card
 
         config = DistillConfig(
             method=method,

@@ -32,10 +32,16 @@ def export(
 ) -> None:
     """Write a model folder that serves anywhere, with the selector's files beside the weights."""
     with one_line_errors():
-        from s2t_ext.export.folder import export_selector, upload
+        import s2t_ext
 
         base, tokenizer = load_model(model, dtype)
-        folder = export_selector(selector, base, tokenizer, output, merge=merge)
+        folder = s2t_ext.export(
+            selector,
+            base,
+            tokenizer,
+            output,
+            merge=merge,
+            push_to_hub=push_to_hub,
+            private=private,
+        )
         typer.echo(f"{selector} -> {folder}")
-        if push_to_hub is not None:
-            typer.echo(upload(folder, push_to_hub, private=private))

@@ -22,20 +22,16 @@ def import_checkpoint(
 ) -> None:
     """Convert a foreign checkpoint into a selector folder."""
     with one_line_errors():
-        from s2t_ext.hf.identity import describe_base_model
-        from s2t_ext.selectors.selector import Selector
+        import s2t_ext
 
-        options = {}
+        ids = None
         if reserved_ids is not None:
             parts = reserved_ids.split(",")
             if not all(part.strip().isdecimal() for part in parts):
                 raise ValueError(
                     f"--reserved-ids must be comma-separated numbers, got {reserved_ids}"
                 )
-            options["reserved_ids"] = [int(part) for part in parts]
+            ids = [int(part) for part in parts]
         student, _ = load_model(model, dtype)
-        base = describe_base_model(student)
-        selector = Selector.from_pretrained(checkpoint, student, **options)
-        selector.base_model = base
-        selector.save_pretrained(output)
+        selector = s2t_ext.import_checkpoint(checkpoint, student, output, reserved_ids=ids)
         typer.echo(f"{selector} -> {output}")

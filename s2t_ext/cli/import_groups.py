@@ -12,7 +12,7 @@ from s2t_ext.cli.common import load_model, one_line_errors
 
 
 def import_groups(
-    files: Annotated[
+    paths: Annotated[
         list[Path], typer.Argument(help="JSONL files that the released research code collected.")
     ],
     model: Annotated[str, typer.Option(help="The student they were collected with.")],
@@ -22,11 +22,11 @@ def import_groups(
 ) -> None:
     """Make a collection of the released research code's groups, packed by trajectory."""
     with one_line_errors():
-        from s2t_ext.distillation.data.research_groups import import_research_groups
+        for path in paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"paths must be files, got {path}")
+        import s2t_ext
 
-        for file in files:
-            if not file.is_file():
-                raise FileNotFoundError(f"files must be files, got {file}")
         student, _ = load_model(model, dtype)
-        collection = import_research_groups(student, files, output, held_out=held_out)
+        collection = s2t_ext.import_groups(student, paths, output, held_out=held_out)
         typer.echo(json.dumps(collection.summary(), indent=2))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Number
 from typing import Any
 
 import torch
-from torch import nn
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.record import StepEvent
 from s2t_ext.runs.numbers import integer, integers
 from s2t_ext.selectors.selector import Selector
+from s2t_ext.teachers.base import Teacher
 
 
 @dataclass
@@ -31,41 +31,9 @@ class DecodingOptions:
 
     config: S2TConfig
     selector: Selector | None = None
-    teacher: Any = None
+    teacher: Teacher | None = None
     seed: int | Sequence[int] | None = None
     on_step: Callable[[StepEvent], None] | None = None
-
-
-def make_options(
-    s2t: S2TConfig | Mapping[str, Any] | None,
-    selector: Selector | None,
-    teacher: Any,
-    seed: int | Sequence[int] | None,
-    on_step: Callable[[StepEvent], None] | None,
-) -> DecodingOptions:
-    """The options of one run as a caller gave them; None for `s2t` takes the selector's own.
-
-    Raises:
-        ValueError: if one of them is of another kind.
-    """
-    if selector is not None and not isinstance(selector, Selector):
-        raise ValueError(
-            "generate: selector must be a Selector (Selector.from_pretrained(path, model)), got "
-            f"{selector!r}"
-        )
-    if isinstance(teacher, nn.Module) or isinstance(teacher, str):
-        raise ValueError(
-            "generate: teacher must be a Teacher (Teacher.from_model(model), "
-            f"Teacher.from_server(url, name)), got {type(teacher).__name__}"
-        )
-    if s2t is None:
-        own = None if selector is None else selector.decoding
-        s2t = S2TConfig() if own is None else own
-    if isinstance(s2t, Mapping):
-        s2t = S2TConfig.from_dict(dict(s2t))
-    if not isinstance(s2t, S2TConfig):
-        raise ValueError(f"generate: s2t must be an S2TConfig, got {s2t!r}")
-    return DecodingOptions(s2t, selector, teacher, seed, on_step)
 
 
 def row_seeds(seed: Any, batch: int, device: torch.device) -> torch.Tensor:

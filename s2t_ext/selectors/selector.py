@@ -215,15 +215,15 @@ class Selector:
         """Writes s2t_config.json, s2t_head.safetensors and the adapter, if any; returns the
         folder.
         """
-        return storage.write(self.stored(), self.adapted_model, folder)
+        return storage.write(self._stored(), self.adapted_model, folder)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads the selector folder to the hub; keyword arguments go to `HfApi.create_repo`.
         Returns the repository URL.
         """
-        return storage.push(self.stored(), self.adapted_model, repo_id, **kwargs)
+        return storage.push(self._stored(), self.adapted_model, repo_id, **kwargs)
 
-    def stored(self) -> storage.Stored:
+    def _stored(self) -> storage.Stored:
         """What of it lies in a folder, as plain values."""
         tensors = {"rows": self.rows, "bin_values": self.bin_values}
         if self.bias is not None:

@@ -104,7 +104,7 @@ def read_research_groups(paths: Sequence[str | Path]) -> list[ResearchTrajectory
     return found
 
 
-def import_research_groups(
+def import_groups(
     model: nn.Module,
     paths: Sequence[str | Path],
     output: str | Path,
@@ -126,7 +126,7 @@ def import_research_groups(
     """
     trajectories = read_research_groups(paths)
     if not trajectories:
-        raise ValueError("import_research_groups: paths must hold at least one group, got none")
+        raise ValueError("import_groups: paths must hold at least one group, got none")
     digest = hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()
     settings = {
         "student": describe_base_model(model),

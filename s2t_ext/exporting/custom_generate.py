@@ -28,7 +28,7 @@ SELECTOR_FOLDER = "selector"
 #: The file that `export` writes.
 TEMPLATE = '''"""Decodes with the selector of this folder (Select-to-Think; pip install s2t_ext)."""
 
-from s2t_ext.export.custom_generate import generate  # noqa: F401
+from s2t_ext.exporting.custom_generate import generate  # noqa: F401
 '''
 
 _selectors: weakref.WeakKeyDictionary[nn.Module, Selector] = weakref.WeakKeyDictionary()

@@ -7,20 +7,22 @@ from typing import Any
 
 from torch import nn
 
-from s2t_ext.export.card import CARD_NAME, model_card, selector_card
-from s2t_ext.export.custom_generate import SELECTOR_FOLDER, TEMPLATE
+from s2t_ext.exporting.card import CARD_NAME, model_card, selector_card
+from s2t_ext.exporting.custom_generate import SELECTOR_FOLDER, TEMPLATE
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.selectors.selector import Selector
 
 
-def export_selector(
+def export(
     selector: Selector | str | Path,
     model: nn.Module,
     tokenizer: Any,
     output: str | Path,
     *,
     merge: bool = True,
+    push_to_hub: str | None = None,
+    private: bool = False,
 ) -> Path:
     """Writes a model folder that decodes with Select-to-Think wherever transformers loads it with
     `trust_remote_code=True`: the weights, the tokenizer, the selector and `custom_generate/`.
@@ -36,6 +38,8 @@ def export_selector(
         tokenizer: The student's.
         output: The folder.
         merge: False writes no weights, only the selector with its adapter and the tokenizer.
+        push_to_hub: Also upload the folder to this repository, which is created if missing.
+        private: Create that repository as a private one.
 
     Returns:
         `output`.
@@ -48,14 +52,25 @@ def export_selector(
     card = selector_card(selector)
     if not isinstance(selector, Selector):
         selector = Selector.from_pretrained(selector, model)
+    if merge:
+        _write_model(selector, model, output, card)
+    else:
+        _write_selector(selector, output, card)
     tokenizer.save_pretrained(output)
-    if not merge:
-        if selector.adapted_model is None:
-            raise ValueError("export: merge must be on for a selector without adapter, got off")
-        selector.save_pretrained(output)
-        if card:
-            write_atomically(output / CARD_NAME, card)
-        return output
+    if push_to_hub is not None:
+        upload(output, push_to_hub, private=private)
+    return output
+
+
+def _write_selector(selector: Selector, output: Path, card: str) -> None:
+    if selector.adapted_model is None:
+        raise ValueError("export: merge must be on for a selector without adapter, got off")
+    selector.save_pretrained(output)
+    if card:
+        write_atomically(output / CARD_NAME, card)
+
+
+def _write_model(selector: Selector, model: nn.Module, output: Path, card: str) -> None:
     beside = output
     if selector.adapted_model is not None:
         if selector.decoding is not None and selector.decoding.proposer == "base":
@@ -73,7 +88,6 @@ def export_selector(
     model.save_pretrained(output)  # type: ignore[operator]
     write_atomically(output / "custom_generate" / "generate.py", TEMPLATE)
     write_atomically(output / CARD_NAME, model_card(selector, card))
-    return output
 
 
 def upload(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
