@@ -7,10 +7,21 @@ not import transformers.
 import ast
 import importlib
 import pathlib
+import sys
 from typing import Any
 
-# Loads the native operators (torch.ops.s2t_ext.*), or warns that they are missing.
-from s2t_ext.native import library as _library  # noqa: F401
+
+def _is_the_program() -> bool:
+    """Whether Python is starting `python -m s2t_ext` or `s2t-ext`."""
+    if sys.argv[:1] != ["-m"]:  # what Python puts there while it looks for the module to run
+        return pathlib.PurePath(sys.argv[0] if sys.argv else "").name == "s2t-ext"
+    return sys.orig_argv[sys.orig_argv.index("-m") + 1] == "s2t_ext"
+
+
+# Loads the native operators (torch.ops.s2t_ext.*), or warns that they are missing. The command line
+# checks its arguments first: it says no, or prints its help, without loading torch.
+if not _is_the_program():
+    importlib.import_module("s2t_ext.native.library")
 
 
 def _public_names() -> dict[str, str]:

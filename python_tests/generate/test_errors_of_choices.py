@@ -102,8 +102,7 @@ def test_what_the_options_ask_for_must_be_given(way):
         "generate: teacher must be given for trigger='kl', got None"
     )
     assert message(ALWAYS, selector=make_selector(model), teacher=model) == (
-        "generate: teacher must be None for select='local' and trigger='always', got "
-        "LlamaForCausalLM"
+        "generate: teacher must be None for select='local' and trigger='always', got ModelTeacher"
     )
     assert message(S2TConfig(), selector=make_selector(model)) == (
         "generate: threshold must be set for trigger='entropy' (or stored in the selector by "

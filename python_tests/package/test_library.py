@@ -67,7 +67,8 @@ def run(package: Path, code: str, *path: Path, **environ: str) -> subprocess.Com
 # What a program sees: the warning, then the state, then an operator that works all the same.
 FALLBACK = """
 import s2t_ext, torch
-from s2t_ext import _library, ops, reference
+from s2t_ext import ops, reference
+from s2t_ext.native import library as _library
 assert not _library.is_loaded()
 logits = torch.randn(2, 100)
 for mine, plain in zip(ops.propose_candidates(logits, 8), reference.propose_candidates(logits, 8)):
@@ -189,7 +190,8 @@ def test_what_needs_the_library_raises_the_same_message(package):
     code = """
 import warnings
 warnings.simplefilter("ignore")
-from s2t_ext import _library, cpu_isa
+from s2t_ext import cpu_isa
+from s2t_ext.native import library as _library
 assert cpu_isa.available() == () and cpu_isa.current() is None
 for call in (_library.native, lambda: cpu_isa.force("scalar")):
     try:
@@ -209,7 +211,8 @@ for call in (_library.native, lambda: cpu_isa.force("scalar")):
 AS_IF_CUDA = """
 import torch
 torch.version.cuda = torch.version.cuda or "13.0"
-from s2t_ext import _library, cpu_isa
+from s2t_ext import cpu_isa
+from s2t_ext.native import library as _library
 assert _library.is_loaded()
 print(_library.cuda_is_loaded(), _library.cuda_load_error())
 """

@@ -14,8 +14,9 @@ class CompletionsServer:
 
     Args:
         model: Answers; prompts are token ids.
-        echo: "right", "missing" (ignores the parameter), "refused" (status 400) or "shifted" (gives
-            every token its successor's value, as one released server does).
+        echo: "right", "missing" (ignores the parameter), "refused" (status 400), "broken"
+            (status 500) or "shifted" (gives every token its successor's value, as one released
+            server does).
         style: "lists" (OpenAI's) or "content" (llama.cpp's).
         most: Longest list of likeliest tokens it gives.
 
@@ -67,6 +68,8 @@ class CompletionsServer:
         status, content = 200, json.dumps(self.answer(body)).encode()
         if body.get("echo") and self.echo == "refused":
             status, content = 400, b'{"error": "echo is not supported"}'
+        if body.get("echo") and self.echo == "broken":
+            status, content = 500, b'{"error": "internal"}'
         if fault == "refuse":
             handler.connection.close()
             return

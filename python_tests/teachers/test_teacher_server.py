@@ -50,7 +50,7 @@ def test_exact_candidates_equal_a_local_teacher(large, select):
     assert record.teacher_forward_passes == len(server.bodies)
 
 
-@pytest.mark.parametrize("echo", ["missing", "refused", "shifted"])
+@pytest.mark.parametrize("echo", ["missing", "refused", "broken", "shifted"])
 def test_without_a_right_echo_only_the_list_counts(large, echo):
     """Candidates the list lacks get the floor: a listed one beats them, else the favourite wins."""
     config = S2TConfig(k=8, trigger="always", select="teacher", warmup_steps=0)

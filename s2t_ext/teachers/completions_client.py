@@ -35,8 +35,8 @@ class TeacherServerError(RuntimeError):
     """A request that failed for good; the message names it.
 
     Attributes:
-        is_refusal: The server understood and declined (a 4xx status, or an answer without what was
-            asked for), so that asking again would not help.
+        is_refusal: The server understood and declined (a 4xx status, 500 at every attempt, or
+            an answer without what was asked for), so that asking again would not help.
     """
 
     def __init__(self, message: str, is_refusal: bool = False) -> None:
@@ -223,6 +223,8 @@ def parse_with_retries(
             problem = f"status {error.code}: {_excerpt(error)}"
             if error.code not in (408, 409, 425, 429) and error.code < 500:
                 is_refusal = True
+            # A server that is there, and fails at this kind of request each time.
+            is_refusal |= error.code == 500 and attempt == attempts
             wait = max(wait, _retry_after(error))
         except UnusableAnswer as error:
             problem = f"an answer without what was asked for ({error})"
