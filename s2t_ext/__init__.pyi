@@ -9,13 +9,12 @@ from .analysis.sufficiency import measure_sufficiency as measure_sufficiency
 from .config import S2TConfig as S2TConfig
 from .decoding.options import DecodingOptions as DecodingOptions
 from .decoding.record import DecodingRecord as DecodingRecord
-from .decoding.record import RowRecord as RowRecord
 from .decoding.record import S2TGenerateOutput as S2TGenerateOutput
 from .decoding.record import StepEvent as StepEvent
+from .decoding.row_record import RowRecord as RowRecord
 from .distillation.data.collect import collect as collect
 from .distillation.data.collection import Collection as Collection
 from .distillation.data.research_groups import import_groups as import_groups
-from .exporting.folder import export as export
 from .distillation.groups import Group as Group
 from .distillation.groups import Trajectory as Trajectory
 from .distillation.losses import LossConfig as LossConfig
@@ -29,6 +28,7 @@ from .evaluation.grading import Grader as Grader
 from .evaluation.policies import Policy as Policy
 from .evaluation.tasks import Problem as Problem
 from .evaluation.tasks import load_task as load_task
+from .exporting.folder import export as export
 from .generation import DecodingMethod as DecodingMethod
 from .generation import decoding_method as decoding_method
 from .generation import generate as generate
@@ -47,3 +47,4 @@ from .selectors.parts import TriggerHead as TriggerHead
 from .selectors.selector import Selector as Selector
 from .teachers import Teacher as Teacher
 from .teachers.base import TeacherSession as TeacherSession
+from .teachers.base import UnlabelledTrajectory as UnlabelledTrajectory

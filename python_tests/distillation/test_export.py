@@ -17,9 +17,8 @@ from document_blocks import ROOT
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import s2t_ext
-from s2t_ext import S2TConfig, Selector
+from s2t_ext import S2TConfig, Selector, export
 from s2t_ext.demo import ASSETS
-from s2t_ext import export
 
 PROMPT = (
     "Fiona has 61 berries at the gallery . "

@@ -92,27 +92,6 @@ def test_stop_strings(way):
     assert torch.equal(output, whole[:, : output.shape[1]]) and output.shape[1] < whole.shape[1]
 
 
-@pytest.mark.parametrize("way", WAYS_IN)
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (dict(selector="folder"), "selector must be a Selector "),
-        (dict(teacher=torch.nn.Linear(1, 1)), "teacher must be a Teacher "),
-        (dict(teacher="http://here"), "teacher must be a Teacher "),
-        (dict(s2t=3), "s2t must be an S2TConfig, got 3"),
-    ],
-)
-def test_options_of_another_kind(way, options, words):
-    given = {"s2t": ALWAYS, **options}
-    with pytest.raises(ValueError, match="^generate: " + words):
-        if way == "generate":
-            s2t_ext.generate(tiny_model("llama"), IDS, **given)
-        else:
-            getattr(s2t_ext, "patch" if way == "patch" else "decoding_method")(
-                *([build_model("llama")] if way == "patch" else []), **given
-            )
-
-
 def test_options_as_a_dictionary():
     options = dict(k=4, trigger="always", warmup_steps=0)
     actual = s2t_ext.generate(tiny_model("llama"), IDS, s2t=options, selector=selector(), **FIXED)

@@ -1,5 +1,5 @@
-"""What the ways in accept for a configuration, a selector, a teacher and a prompt: the thing
-itself, or what it is commonly written as.
+"""What the ways in accept for options, selector, teacher and prompt: the thing itself, or what it
+is commonly written as.
 """
 
 from __future__ import annotations
