@@ -11,16 +11,13 @@ from typing import Any
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import locate_file, read_json, write_atomically
 from s2t_ext.runs.numbers import integer, number
+from s2t_ext.triggers import TRIGGERS
 
 CONFIG_NAME = "s2t_config.json"
 
-TRIGGERS = ("entropy", "margin", "head", "kl", "random", "always", "never")
 SELECT_MODES = ("local", "teacher", "takeover")
 PROPOSERS = ("adapted", "base")
 STEP_MODES = ("auto", "tree", "expand")
-
-#: Triggers that compare a statistic with `threshold`, and so need one.
-THRESHOLD_TRIGGERS = ("entropy", "margin", "head", "kl", "random")
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ class S2TConfig:
             repr(self.candidate_ratio),
         )
         for name, allowed in (
-            ("trigger", TRIGGERS),
+            ("trigger", tuple(TRIGGERS)),
             ("select", SELECT_MODES),
             ("proposer", PROPOSERS),
             ("step", STEP_MODES),
@@ -95,14 +92,9 @@ class S2TConfig:
         if self.threshold is not None:
             value = float(self.threshold)
             require(value == value, "S2TConfig", "threshold", "not be NaN", repr(value))
-            if self.trigger in ("random", "head"):
-                require(
-                    0.0 <= value <= 1.0,
-                    "S2TConfig",
-                    "threshold",
-                    f"be in [0, 1] for trigger={self.trigger!r}",
-                    repr(value),
-                )
+            low, high = TRIGGERS[self.trigger].range
+            rule = f"be in [{low:g}, {high:g}] for trigger={self.trigger!r}"
+            require(low <= value <= high, "S2TConfig", "threshold", rule, repr(value))
         require(
             self.warmup_steps >= 0,
             "S2TConfig",

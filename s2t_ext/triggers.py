@@ -1,157 +1,206 @@
-"""When a row needs a choice: one statistic per trigger, compared with its threshold (paper, section
-3.2).
+"""When a step needs a choice: one class per trigger, each comparing one statistic with a threshold
+(paper, section 3.2).
+
+To add a trigger, write its class here, decorated with `register`: its name becomes a value of
+`S2TConfig.trigger`, and its range, its rate and what it reads are taken from the class everywhere.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import numpy as np
-import torch
-
-from s2t_ext.config import THRESHOLD_TRIGGERS, S2TConfig
-from s2t_ext.ops.random_uniform import random_uniform
-from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
-from s2t_ext.selectors.parts import Calibration
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from s2t_ext.ops import ProposedCandidates
-    from s2t_ext.selectors.selector import Selector
+    from torch import Tensor
 
-#: Triggers that fire when the statistic is *below* the threshold.
-FIRES_BELOW = ("margin", "random")
+
+def _missing() -> Tensor:
+    raise AssertionError("trigger: inputs must hold what the statistic reads, got nothing")
 
 
 @dataclass(frozen=True)
-class Trigger:
-    """A trigger with its threshold resolved, ready for the decode loop.
+class TriggerInputs:
+    """What a statistic may read at one step. What costs something is a function, called only by the
+    trigger that needs it.
 
     Attributes:
-        name: One of `s2t_ext.config.TRIGGERS`.
-        threshold: The value the statistic is compared with; NaN for `always` and `never`.
+        logits: float32 [batch, k], the best candidates' logits, best first.
+        support_entropy: float32 [batch], entropy of the support in nats.
+        uniform: Returns a number in [0, 1) per row, keyed by the row's seed and position.
+        head_probability: Returns sigmoid(w . h + b) of the selector's trigger head, h the state
+            that proposed the candidates.
+        divergence: Returns KL(student || teacher) on the support, in nats; asks the teacher.
+    """
+
+    logits: Tensor
+    support_entropy: Tensor
+    uniform: Callable[[], Tensor] = _missing
+    head_probability: Callable[[], Tensor] = _missing
+    divergence: Callable[[], Tensor] = _missing
+
+
+@dataclass(frozen=True)
+class Trigger(ABC):
+    """A trigger with its threshold.
+
+    Attributes:
+        threshold: What the statistic is compared with; NaN for triggers without one.
         warmup_steps: Steps at the start of a generation in which nothing fires.
     """
 
-    name: str
-    threshold: float
-    warmup_steps: int
+    threshold: float = math.nan
+    warmup_steps: int = 0
+
+    #: The value of `S2TConfig.trigger`.
+    name: ClassVar[str]
+    #: Whether it fires where the statistic is below the threshold, instead of above.
+    fires_below: ClassVar[bool] = False
+    #: A threshold that no value of the statistic reaches; one beyond it neither.
+    unreachable: ClassVar[float] = math.inf
+    #: Lowest and highest threshold that mean something.
+    range: ClassVar[tuple[float, float]] = (-math.inf, math.inf)
+    #: Whether it has a threshold at all, and whether `calibrate` can find one on rollouts.
+    has_threshold: ClassVar[bool] = True
+    is_calibrated: ClassVar[bool] = False
+    #: What it reads beside the candidates.
+    reads_hidden_state: ClassVar[bool] = False
+    reads_teacher: ClassVar[bool] = False
 
     @property
     def can_fire(self) -> bool:
         """False if no value of the statistic reaches the threshold: decoding is then the plain
         model's.
         """
-        if self.name in ("always", "never"):
-            return self.name == "always"
-        if self.name == "random":
-            return self.threshold > 0.0
-        if self.name == "head":
-            return self.threshold < 1.0
-        return self.threshold != (-math.inf if self.name in FIRES_BELOW else math.inf)
+        if self.fires_below:
+            return self.threshold > self.unreachable
+        return self.threshold < self.unreachable
+
+    def is_active(self, step: int) -> bool:
+        """Whether it may fire at this step (0 is the first generated token)."""
+        return self.can_fire and step >= self.warmup_steps
+
+    def statistic(self, inputs: TriggerInputs, step: int) -> Tensor:
+        """The value compared with the threshold, float32 [batch]; zeros where a teacher would be
+        asked in vain.
+        """
+        if self.reads_teacher and not self.is_active(step):
+            return inputs.support_entropy.new_zeros(inputs.support_entropy.shape)
+        return self._measure(inputs)
+
+    @abstractmethod
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        """The statistic."""
+
+    def fires(self, statistic: Tensor, step: int) -> Tensor:
+        """Bool [batch]: which rows need a choice at this step. NaN never fires."""
+        if not self.is_active(step):
+            return statistic.new_zeros(statistic.shape).bool()
+        return statistic < self.threshold if self.fires_below else statistic > self.threshold
+
+
+#: The class of every trigger, by name.
+TRIGGERS: dict[str, type[Trigger]] = {}
+
+
+def register(trigger: type[Trigger]) -> type[Trigger]:
+    """Makes a trigger known under its name."""
+    TRIGGERS[trigger.name] = trigger
+    return trigger
+
+
+@register
+class EntropyTrigger(Trigger):
+    """Entropy of the student's renormalised support, in nats (paper, section 3.2)."""
+
+    name = "entropy"
+    is_calibrated = True
+
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        return inputs.support_entropy
+
+
+@register
+class MarginTrigger(Trigger):
+    """Logit of the best candidate minus that of the second; infinite with one candidate."""
+
+    name = "margin"
+    fires_below = True
+    unreachable = -math.inf
+    is_calibrated = True
+
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        logits = inputs.logits
+        if logits.shape[1] < 2:
+            return logits.new_full(logits.shape[:1], math.inf)
+        return logits[:, 0] - logits[:, 1]
+
+
+@register
+class HeadTrigger(Trigger):
+    """Probability that the selector's trigger head gives to a correction (paper, appendix)."""
+
+    name = "head"
+    unreachable = 1.0
+    range = (0.0, 1.0)
+    is_calibrated = True
+    reads_hidden_state = True
+
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        return inputs.head_probability()
+
+
+@register
+class DivergenceTrigger(Trigger):
+    """KL(student || teacher) on the student's support, in nats (paper, section 3.1)."""
+
+    name = "kl"
+    reads_teacher = True
+
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        return inputs.divergence()
+
+
+@register
+class RandomTrigger(Trigger):
+    """A uniform number of the row's seed and position: `threshold` is the share of the steps."""
+
+    name = "random"
+    fires_below = True
+    unreachable = 0.0
+    range = (0.0, 1.0)
+
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        return inputs.uniform()
+
+
+class _Constant(Trigger):
+    has_threshold = False
+
+    def _measure(self, inputs: TriggerInputs) -> Tensor:
+        return inputs.support_entropy.new_zeros(inputs.support_entropy.shape)
+
+
+@register
+class AlwaysTrigger(_Constant):
+    """Every step after the warm-up."""
+
+    name = "always"
 
     @property
-    def needs_hidden_state(self) -> bool:
-        """Whether the statistic reads the hidden state that proposed the candidates."""
-        return self.name == "head"
+    def can_fire(self) -> bool:
+        """It has no threshold to reach."""
+        return True
 
-    def statistic(
-        self,
-        proposal: ProposedCandidates,
-        *,
-        seed: torch.Tensor,
-        position: torch.Tensor,
-        hidden: torch.Tensor | None = None,
-        selector: Selector | None = None,
-    ) -> torch.Tensor:
-        """The value compared with the threshold, fp32 [batch].
-
-        entropy: entropy of the support (nats). margin: top-1 minus top-2 logit (+inf with one
-        candidate). head: sigmoid(w . hidden + b). random: a Philox uniform of (seed, position).
-        always, never: zeros. (kl comes from the teacher, not from here.)
-        """
-        if self.name == "entropy":
-            return proposal.support_entropy
-        if self.name == "margin":
-            logits = proposal.logits
-            if logits.shape[1] < 2:
-                return torch.full_like(logits[:, 0], float("inf"))
-            return logits[:, 0] - logits[:, 1]
-        if self.name == "head":
-            assert (
-                selector is not None and hidden is not None
-            )  # resolve_trigger() checked the selector
-            return selector.trigger_probability(hidden)
-        if self.name == "random":
-            return random_uniform(seed, position, PURPOSE_TRIGGER)
-        return torch.zeros_like(proposal.logsumexp)
-
-    def fires(self, statistic: torch.Tensor, step: int) -> torch.Tensor:
-        """Bool [batch]: which rows need a choice at this step (0 is the first generated token). NaN
-        never fires.
-        """
-        if not self.can_fire or step < self.warmup_steps:
-            return torch.zeros_like(statistic, dtype=torch.bool)
-        if self.name == "always":
-            return torch.ones_like(statistic, dtype=torch.bool)
-        if self.name in FIRES_BELOW:
-            return statistic < self.threshold
-        return statistic > self.threshold
+    def fires(self, statistic: Tensor, step: int) -> Tensor:
+        """Every row, after the warm-up."""
+        return statistic.new_full(statistic.shape, float(self.is_active(step))).bool()
 
 
-def resolve_trigger(config: S2TConfig, selector: Selector | None) -> Trigger:
-    """Settles the trigger's threshold: the configuration's, else the one calibrated into the
-    selector.
+@register
+class NeverTrigger(_Constant):
+    """No step: plain decoding."""
 
-    Raises:
-        ValueError: if the trigger needs a threshold and neither has one, or needs a trigger head
-            that is missing.
-    """
-    name = config.trigger
-    threshold = config.threshold
-    if name in THRESHOLD_TRIGGERS and threshold is None:
-        calibration = selector.calibration_for(name) if selector is not None else None
-        if calibration is None and selector is None and config.select == "local":
-            raise ValueError(
-                "generate: selector must be given for select='local' (or set trigger='never'), "
-                "got None"
-            )
-        if calibration is None:
-            raise ValueError(
-                f"generate: threshold must be set for trigger={name!r} (or stored in the "
-                "selector by "
-                "s2t_ext.calibrate), got None"
-            )
-        threshold = calibration.threshold
-    if name == "head" and (selector is None or selector.trigger_head is None):
-        raise ValueError("generate: selector must have a trigger head for trigger='head', got none")
-    return Trigger(
-        name, float("nan") if threshold is None else float(threshold), config.warmup_steps
-    )
-
-
-def threshold_at_rate(
-    statistics: Sequence[float], rate: float, trigger: str, prompts: Sequence[str] = ()
-) -> Calibration:
-    """The quantile of `statistics` at which `trigger` fires for a share `rate` of them.
-
-    Raises:
-        ValueError: if there are no steps to take a quantile of.
-    """
-    if not statistics:
-        raise ValueError("calibrate: rollouts must be longer than the warmup, got no steps")
-    values = torch.tensor(statistics, dtype=torch.float64)
-    values = values[values.isfinite()]  # a row without valid logits has none
-    if not len(values):
-        raise ValueError(
-            f"calibrate: trigger must have a finite statistic, got {trigger!r} with none"
-        )
-    below = trigger in FIRES_BELOW
-    # numpy's: torch's own ends at 2^24 values.
-    threshold = float(np.quantile(values.numpy(), rate if below else 1.0 - rate))
-    fired = (values < threshold) if below else (values > threshold)
-    digest = hashlib.sha256("\0".join(prompts).encode()).hexdigest() if prompts else ""
-    return Calibration(threshold, float(fired.double().mean()), len(values), digest)
+    name = "never"

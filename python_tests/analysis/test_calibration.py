@@ -11,7 +11,7 @@ from models import make_selector, make_tokenizer, tiny_model
 import s2t_ext
 from s2t_ext import Calibration, S2TConfig
 from s2t_ext.hf.prompts import chat_prompt, pad_prompts
-from s2t_ext.triggers import threshold_at_rate
+from s2t_ext.selectors.thresholds import threshold_at_rate
 
 PROMPTS = ["What is 2+2?", "Hi", "Name a prime above 100, please."]
 TEMPLATE = "{% for m in messages %}{{ bos_token }}U:{{ m['content'] }}{% endfor %}A:"

@@ -39,12 +39,13 @@ def test_a_tree_forward_is_every_candidates_own(name, pending, needed):
         model(input_ids=ids[:, :seen], **{CACHE_ARGUMENT: cache}, **inputs)
     grown = torch.cat([mask, mask[:, -1:]], dim=1)
     context = CandidateContext(cache, ids, pending, grown, positions, {})
-    hidden = step.forward(context, candidates, torch.tensor(needed))
+    forward = step.forward(context, candidates, torch.tensor(needed))
+    hidden = forward.hidden
     assert hidden.shape[:2] == (3, 4) and hidden.isfinite().all()
     slots = [4 if row else 1 for row in needed]
-    assert (step.forward_passes, step.tokens) == (1, 3 * pending + sum(slots))
+    assert (forward.passes, forward.tokens) == (1, 3 * pending + sum(slots))
     slot = torch.tensor([2, 1, 3]) * torch.tensor(needed)
-    committed = step.commit(slot)
+    committed = forward.commit(slot)
     assert committed.cache.get_seq_length() == PROMPT + 1
     following = torch.tensor([[21], [22], [23]])
     after = model(

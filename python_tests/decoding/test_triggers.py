@@ -7,18 +7,24 @@ import torch
 from architectures import PROMPT
 from models import make_selector, prompts, tiny_model, way_in
 
-from s2t_ext import Calibration, S2TConfig, Selector
+from s2t_ext import Calibration, S2TConfig, Selector, ops
 from s2t_ext.ops.reference import propose_candidates
-from s2t_ext.triggers import Trigger, resolve_trigger
+from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
+from s2t_ext.selectors.thresholds import resolve_trigger
+from s2t_ext.triggers import TRIGGERS, EntropyTrigger, Trigger, TriggerInputs, register
 
 ROWS = torch.zeros(4, 32)
 
 
-def statistic(name, logits, k=8, **options):
+def statistic(name, logits, k=8, **reads):
     proposal = propose_candidates(logits, k, 64)
-    batch = logits.shape[0]
-    keys = dict(seed=torch.arange(batch), position=torch.zeros(batch, dtype=torch.int64))
-    return Trigger(name, 0.5, 0).statistic(proposal, **keys, **options)
+    inputs = TriggerInputs(proposal.logits, proposal.support_entropy, **reads)
+    return TRIGGERS[name](0.5, 0).statistic(inputs, 0)
+
+
+def uniform(batch):
+    seed, position = torch.arange(batch), torch.zeros(batch, dtype=torch.int64)
+    return lambda: ops.random_uniform(seed, position, PURPOSE_TRIGGER)
 
 
 def test_entropy_is_of_the_renormalised_support():
@@ -36,39 +42,41 @@ def test_margin_is_between_the_two_best():
     logits[0] = -math.inf
     logits[1, 1:] = -math.inf
     margins = statistic("margin", logits)
-    fired = Trigger("margin", 1e30, 0).fires(margins, 0)
+    fired = TRIGGERS["margin"](1e30, 0).fires(margins, 0)
     assert fired.tolist() == [False, False, True, True, True]  # NaN and +inf never fire
 
 
 def test_random_is_uniform_and_the_rows_own():
     batch = 20_000
     logits = torch.zeros(batch, 8)
-    u = statistic("random", logits)
+    u = statistic("random", logits, uniform=uniform(batch))
     assert 0 <= u.min() and u.max() < 1
     # Kolmogorov-Smirnov: 1.95 / sqrt(n) is passed by chance once in a thousand seeds.
     steps = torch.arange(1, batch + 1) / batch
     assert (u.sort().values - steps).abs().max() < 1.95 / math.sqrt(batch)
-    assert torch.equal(statistic("random", logits[:7]), u[:7])
+    assert torch.equal(statistic("random", logits[:7], uniform=uniform(7)), u[:7])
 
 
 def test_head_reads_the_hidden_state():
     weight = torch.randn(32)
     selector = Selector(ROWS, trigger_head=(weight, -0.3))
     hidden = torch.randn(3, 32)
-    actual = statistic("head", torch.randn(3, 50), hidden=hidden, selector=selector)
+    actual = statistic(
+        "head", torch.randn(3, 50), head_probability=lambda: selector.trigger_probability(hidden)
+    )
     torch.testing.assert_close(actual, torch.sigmoid(hidden @ weight - 0.3))
 
 
 @pytest.mark.parametrize(
     ("trigger", "values", "fires"),
     [
-        (Trigger("entropy", 1.0, 0), [0.9, 1.0, 1.1, math.nan], [False, False, True, False]),
-        (Trigger("margin", 1.0, 0), [0.9, 1.0, 1.1, math.nan], [True, False, False, False]),
-        (Trigger("random", 0.5, 0), [0.4, 0.5, 0.6, 0.0], [True, False, False, True]),
-        (Trigger("head", 0.5, 0), [0.4, 0.5, 0.6, 1.0], [False, False, True, True]),
-        (Trigger("kl", 0.5, 0), [0.4, 0.5, 0.6, math.inf], [False, False, True, True]),
-        (Trigger("always", math.nan, 0), [0.0, math.nan], [True, True]),
-        (Trigger("never", math.nan, 0), [0.0, math.nan], [False, False]),
+        (TRIGGERS["entropy"](1.0, 0), [0.9, 1.0, 1.1, math.nan], [False, False, True, False]),
+        (TRIGGERS["margin"](1.0, 0), [0.9, 1.0, 1.1, math.nan], [True, False, False, False]),
+        (TRIGGERS["random"](0.5, 0), [0.4, 0.5, 0.6, 0.0], [True, False, False, True]),
+        (TRIGGERS["head"](0.5, 0), [0.4, 0.5, 0.6, 1.0], [False, False, True, True]),
+        (TRIGGERS["kl"](0.5, 0), [0.4, 0.5, 0.6, math.inf], [False, False, True, True]),
+        (TRIGGERS["always"](math.nan, 0), [0.0, math.nan], [True, True]),
+        (TRIGGERS["never"](math.nan, 0), [0.0, math.nan], [False, False]),
     ],
 )
 def test_fires(trigger, values, fires):
@@ -76,7 +84,7 @@ def test_fires(trigger, values, fires):
 
 
 def test_nothing_fires_in_the_warmup():
-    trigger = Trigger("always", math.nan, 3)
+    trigger = TRIGGERS["always"](math.nan, 3)
     fired = [bool(trigger.fires(torch.zeros(1), step)) for step in range(5)]
     assert fired == [False, False, False, True, True]
 
@@ -98,10 +106,48 @@ def test_nothing_fires_in_the_warmup():
     ],
 )
 def test_can_fire(name, threshold, can):
-    trigger = Trigger(name, threshold, 0)
+    trigger = TRIGGERS[name](threshold, 0)
     assert trigger.can_fire is can
     if not can:
         assert not trigger.fires(torch.tensor([0.0, 1.0, 1e38, -1e38]), 9).any()
+
+
+def test_a_teacher_is_not_asked_where_nothing_can_fire():
+    inputs = TriggerInputs(torch.zeros(2, 4), torch.zeros(2))  # asking would raise
+    for trigger, step in ((TRIGGERS["kl"](0.5, 3), 2), (TRIGGERS["kl"](math.inf, 0), 9)):
+        assert trigger.statistic(inputs, step).tolist() == [0.0, 0.0]
+    with pytest.raises(AssertionError):
+        TRIGGERS["kl"](0.5, 3).statistic(inputs, 3)
+
+
+def test_a_new_trigger_needs_its_class_alone():
+    """The configuration takes it, checks its range, and the loop decodes with it."""
+    try:
+
+        @register
+        class Confidence(Trigger):
+            name = "confidence"
+            fires_below = True
+            unreachable = 0.0
+            range = (0.0, 1.0)
+            is_calibrated = True
+
+            def _measure(self, inputs):
+                return inputs.logits.softmax(1)[:, 0]
+
+        with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\] for trigger"):
+            S2TConfig(trigger="confidence", threshold=2.0)
+        model = tiny_model("llama")
+        selector = make_selector(model)
+        config = S2TConfig(k=4, trigger="confidence", threshold=0.99, warmup_steps=0)
+        generate = way_in("generate", model, config, selector, seed=0)
+        record = generate(
+            input_ids=prompts(False).ids, max_new_tokens=6, return_dict_in_generate=True
+        ).s2t
+        assert record.triggers == record.steps > 0
+    finally:
+        TRIGGERS.pop("confidence", None)
+    assert EntropyTrigger.name in TRIGGERS
 
 
 # ---- thresholds ----------------------------------------------------------------------------------

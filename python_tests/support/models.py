@@ -13,7 +13,7 @@ from architectures import ARCHITECTURES, EOS, PAD, PROMPT, VOCAB
 
 import s2t_ext
 from s2t_ext.reference import decoding as reference_decoding
-from s2t_ext.triggers import resolve_trigger
+from s2t_ext.selectors.thresholds import resolve_trigger
 
 # Two paths whose choices the reference itself puts this close may part: that is rounding.
 TIE = 2e-5
@@ -132,16 +132,11 @@ def _decision_margin(model, prefix, step, config, selector, seed, processors) ->
     blocked = torch.tensor(reserved) if reserved else None
     proposal = s2t_ext.reference.propose_candidates(logits, config.k, config.support, blocked)
     trigger = resolve_trigger(config, selector)
-    statistic = trigger.statistic(
-        proposal,
-        seed=torch.tensor([seed]),
-        position=torch.tensor([step]),
-        hidden=hidden,
-        selector=selector,
-    )
+    inputs = reference_decoding._inputs(proposal, hidden, selector, seed, step)
+    statistic = trigger.statistic(inputs, step)
     two = s2t_ext.reference.propose_candidates(logits, 2, 2, blocked).logits[0]
     margins = [float(two[0] - two[1])]
-    if trigger.name in ("entropy", "margin", "head"):
+    if trigger.is_calibrated:
         margins.append(abs(float(statistic) - trigger.threshold))
     if selector is not None and bool(trigger.fires(statistic, step)):
         with reference_decoding._adapter(model, on=True):

@@ -13,9 +13,8 @@ from s2t_ext.config import S2TConfig
 from s2t_ext.rollouts import roll_out
 from s2t_ext.selectors.parts import Calibration
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.triggers import FIRES_BELOW, threshold_at_rate
-
-CALIBRATED_TRIGGERS = ("entropy", "margin", "head")
+from s2t_ext.selectors.thresholds import threshold_at_rate
+from s2t_ext.triggers import TRIGGERS
 
 
 def calibrate(
@@ -56,17 +55,19 @@ def calibrate(
     """
     if not 0.0 < rate < 1.0:
         raise ValueError(f"calibrate: rate must be in (0, 1), got {rate}")
-    if trigger not in CALIBRATED_TRIGGERS:
-        allowed = ", ".join(CALIBRATED_TRIGGERS)
+    calibrated = [name for name, kind in TRIGGERS.items() if kind.is_calibrated]
+    if trigger not in calibrated:
+        allowed = ", ".join(calibrated)
         raise ValueError(f"calibrate: trigger must be one of {allowed}, got {trigger!r}")
     if not prompts:
         raise ValueError("calibrate: prompts must hold at least one text, got none")
-    if trigger == "head" and (selector is None or selector.trigger_head is None):
+    reads_head = TRIGGERS[trigger].reads_hidden_state
+    if reads_head and (selector is None or selector.trigger_head is None):
         raise ValueError(
-            "calibrate: selector must have a trigger head for trigger='head', got none"
+            f"calibrate: selector must have a trigger head for trigger={trigger!r}, got none"
         )
     base = (selector.decoding if selector is not None else None) or S2TConfig()
-    config = replace(base, trigger=trigger, threshold=_never_reached(trigger), select="local")
+    config = replace(base, trigger=trigger, threshold=TRIGGERS[trigger].unreachable, select="local")
     statistics: list[float] = []
     hidden = None if progress is None else not progress
     for start in tqdm(range(0, len(prompts), batch_size), desc="calibrate", disable=hidden):
@@ -86,10 +87,3 @@ def calibrate(
     if selector is not None:
         selector.calibrations[trigger] = calibration
     return calibration
-
-
-def _never_reached(trigger: str) -> float:
-    """A threshold at which the trigger never fires, so the rollouts are the plain model's."""
-    if trigger == "head":
-        return 1.0
-    return float("-inf") if trigger in FIRES_BELOW else float("inf")

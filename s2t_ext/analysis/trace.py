@@ -15,8 +15,8 @@ from s2t_ext.config import S2TConfig
 from s2t_ext.rollouts import roll_out
 from s2t_ext.runs.seeds import row_seed
 from s2t_ext.selectors.selector import Selector
+from s2t_ext.selectors.thresholds import resolve_trigger
 from s2t_ext.teachers.base import Teacher
-from s2t_ext.triggers import resolve_trigger
 
 _NAMES = {"local": "S2T-LOCAL", "teacher": "S2T, the teacher selects", "takeover": "takeover"}
 

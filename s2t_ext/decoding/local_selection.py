@@ -6,19 +6,14 @@ import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from s2t_ext import ops
+from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.lagging_scorer import LaggingScorer
-from s2t_ext.decoding.options import DecodingOptions
 from s2t_ext.decoding.record import DecodingRecord
 from s2t_ext.decoding.selection import Choice, StepState, check_whole_sequence
 from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.expand_step import ExpandStep
-from s2t_ext.decoding.steps.self_test import attach, make_step, restarts_prefix
-from s2t_ext.decoding.steps.static_tree_step import (
-    MASKED_ATTENTION,
-    StaticTreeStep,
-    fits,
-    is_static,
-)
+from s2t_ext.decoding.steps.self_test import attach, make_step
+from s2t_ext.decoding.steps.static_tree_step import MASKED_ATTENTION, StaticTreeStep, is_static
 from s2t_ext.hf.adapters import AdapterSwitch
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_attention import attention_implementation
@@ -41,26 +36,25 @@ class LocalSelection:
         self,
         model: PreTrainedModel,
         selector: Selector,
-        options: DecodingOptions,
+        config: S2TConfig,
         record: DecodingRecord,
         base_proposer: AdapterSwitch | None,
     ) -> None:
         self.model = model
         self.selector = selector
-        self.config = options.config
+        self.config = config
         self.record = record
         attachment = attach(model)
         self._head, self._reason = attachment.head, attachment.reason
-        self.step: CandidateStep = make_step(attachment, self.config.step)
-        if self.config.step == "expand":
+        self.step: CandidateStep = make_step(attachment, config.step)
+        if config.step == "expand":
             self._reason = "step='expand' was asked for"
         self._switch = base_proposer
-        self._scorer: LaggingScorer | None = None
 
     @property
     def wants_candidate_cache(self) -> bool:
-        """Only the tree forward needs one, and only in the cache it runs on."""
-        return self._switch is None and not isinstance(self.step, ExpandStep)
+        """Only a step that runs on the student's own cache may want one."""
+        return self.looks_ahead and self.step.wants_candidate_cache
 
     @property
     def looks_ahead(self) -> bool:
@@ -69,13 +63,13 @@ class LocalSelection:
 
     def prefilled(self, context: CandidateContext) -> None:
         """Settles the step for the inputs at hand, and makes the scorer's own cache."""
-        if not isinstance(self.step, ExpandStep):
+        if self.step.mode == "tree":
             self._settle_tree(context)
         if self._switch is not None:
-            self._scorer = self._make_scorer(context)
+            self.step = self._scorer(self._switch, context)
 
     def _settle_tree(self, context: CandidateContext) -> None:
-        kind = type(context.cache).__name__
+        kind, body = type(context.cache).__name__, self._head.body
         if context.position_ids is None:
             self._expand(
                 f"{type(self.model).__name__} is given no position_ids",
@@ -84,14 +78,17 @@ class LocalSelection:
             )
         elif self._switch is not None or can_commit(context.cache):
             return  # the scorer has a cache of its own
-        elif self._static_tree_is_possible(context):
-            self.step = StaticTreeStep(self.model, self._head)
+        elif body is not None and self._takes_static_steps(context.cache):
+            self.step = StaticTreeStep(self._head, body)
         else:
             self._expand(
                 f"the given {kind} cannot hold alternatives",
                 f"{CACHE_ARGUMENT} must be a cache whose last entries can be replaced for "
                 f"step='tree', got {kind}",
             )
+
+    def _takes_static_steps(self, cache: Cache) -> bool:
+        return is_static(cache) and attention_implementation(self.model.config) in MASKED_ATTENTION
 
     def _expand(self, reason: str, refusal: str) -> None:
         if self.config.step == "tree":
@@ -100,28 +97,24 @@ class LocalSelection:
 
     def describe(self) -> tuple[str, str]:
         """Tree or expand, and why."""
-        return "expand" if isinstance(self.step, ExpandStep) else "tree", self._reason
+        return self.step.mode, self._reason
 
     def choose(self, state: StepState) -> Choice:
         """One candidate forward, one scoring kernel, one commit."""
         ids = state.proposal.ids
         fallback = torch.where(state.triggered, ids[:, 0], state.default)[:, None]
         candidates = torch.where(state.triggered[:, None] & (ids >= 0), ids, fallback)
-        step = self._scorer.step if self._scorer is not None else self._step_for(state.context)
+        step = self.step
+        if not step.fits(state.context, self.config.k):
+            step = ExpandStep(self._head)
         with self.record.phase("candidate_forward"):
-            if self._scorer is not None:
-                hidden = self._scorer.forward(state.context, candidates, state.triggered)
-            else:
-                hidden = step.forward(state.context, candidates, state.triggered)
-            self.record.count_forward(step.tokens, step.forward_passes)
+            forward = step.forward(state.context, candidates, state.triggered)
+            self.record.count_forward(forward.tokens, forward.passes)
         with self.record.phase("score_and_select"):
-            result = self._score(hidden, state)
+            result = self._score(forward.hidden, state)
         with self.record.phase("commit"):
-            if self._scorer is not None:
-                self._scorer.commit(result.slot, state.context.input_ids.shape[1] + 1)
-                return Choice(result.token, result.slot, result.scores, state.context.cache)
-            committed = step.commit(result.slot)
-        return Choice(result.token, result.slot, result.scores, *committed)
+            committed = forward.commit(result.slot)
+        return Choice(result.token, result.slot, result.scores, committed)
 
     def _score(self, hidden: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
@@ -145,29 +138,7 @@ class LocalSelection:
             position=state.position,
         )
 
-    def _step_for(self, context: CandidateContext) -> CandidateStep:
-        """The tree step, except where the model is about to recompute its prefix, or has done so
-        into a cache of its own making that cannot hold alternatives.
-        """
-        if isinstance(self.step, ExpandStep):
-            return self.step
-        if isinstance(self.step, StaticTreeStep):
-            possible = fits(context.cache, context, self.config.k)
-        else:
-            possible = can_commit(context.cache)
-        if possible and not restarts_prefix(self.model, context):
-            return self.step
-        return ExpandStep(self._head)
-
-    def _static_tree_is_possible(self, context: CandidateContext) -> bool:
-        return (
-            is_static(context.cache)
-            and self._head.body is not None
-            and attention_implementation(self.model.config) in MASKED_ATTENTION
-        )
-
-    def _make_scorer(self, context: CandidateContext) -> LaggingScorer:
-        assert self._switch is not None
+    def _scorer(self, switch: AdapterSwitch, context: CandidateContext) -> LaggingScorer:
         if RowAdapters(self.model).per_row:
             raise ValueError(
                 "generate: proposer must be 'adapted' where adapters differ from row to row or "
@@ -177,10 +148,9 @@ class LocalSelection:
             context, "proposer='base' (the adapted model scores from its own cache)"
         )
         config = self.model.config.get_text_config(decoder=True)
+        is_tree = self.step.wants_candidate_cache
 
         def new_cache() -> Cache:
-            if isinstance(self.step, ExpandStep):
-                return DynamicCache(config=config)
-            return candidate_cache(config)
+            return candidate_cache(config) if is_tree else DynamicCache(config=config)
 
-        return LaggingScorer(self.model, self.step, self._switch, new_cache)
+        return LaggingScorer(self.model, self.step, switch, new_cache)

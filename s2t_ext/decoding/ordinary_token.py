@@ -126,15 +126,19 @@ class OrdinaryToken:
         if parameters is None:
             processed, parameters = self.scores(input_ids, processed), SamplingParameters()
         batch, device = processed.shape[0], processed.device
+
+        def rule(value: float, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+            return torch.full((batch,), value, dtype=dtype, device=device)
+
         return ops.sample_token(
             processed,
-            torch.full((batch,), parameters.temperature, dtype=torch.float32, device=device),
-            torch.full((batch,), parameters.top_k, dtype=torch.int64, device=device),
-            torch.full((batch,), parameters.top_p, dtype=torch.float32, device=device),
-            torch.full((batch,), parameters.min_p, dtype=torch.float32, device=device),
-            seed,
-            position,
-            blocked_ids,
+            temperature=rule(parameters.temperature),
+            top_k=rule(parameters.top_k, torch.int64),
+            top_p=rule(parameters.top_p),
+            min_p=rule(parameters.min_p),
+            seed=seed,
+            position=position,
+            blocked_ids=blocked_ids,
         ).token
 
 

@@ -4,6 +4,7 @@ alternative.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from s2t_ext.hf.generate_internals import (
 )
 from s2t_ext.hf.model_state import accelerators
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.triggers import Trigger
+from s2t_ext.triggers import TRIGGERS
 
 #: Arguments of the model that a candidate forward honours, or that only the prompt needs.
 _CARRIED_BY_CANDIDATES = {
@@ -112,24 +113,28 @@ def check_generation(
         )
 
 
-def check_options(
-    config: S2TConfig, trigger: Trigger, selector: Selector | None, teacher: object | None
-) -> None:
+def check_options(config: S2TConfig, selector: Selector | None, teacher: object | None) -> None:
     """Raises ValueError if the options ask for a selector or teacher that was not given."""
-    chooses = trigger.can_fire
+    trigger = TRIGGERS[config.trigger]
+    # A threshold that nothing reaches, as at the end of a sweep, asks nobody.
+    is_open = config.threshold is None and trigger.has_threshold
+    chooses = is_open or trigger(_number(config.threshold)).can_fire
     if chooses and config.select == "local" and selector is None:
         _refuse("selector must be given for select='local' (or set trigger='never')", None)
     if config.select in ("teacher", "takeover") and chooses and teacher is None:
         _refuse(f"teacher must be given for select={config.select!r}", None)
-    if config.trigger == "kl" and teacher is None:
-        _refuse("teacher must be given for trigger='kl'", None)
-    # A threshold that nothing reaches, as at the end of a sweep, asks no teacher but may have one.
-    is_asked = config.trigger == "kl" or (config.select != "local" and config.trigger != "never")
-    if teacher is not None and not is_asked:
+    if trigger.reads_teacher and teacher is None:
+        _refuse(f"teacher must be given for trigger={config.trigger!r}", None)
+    may_ask = config.select != "local" and (trigger.has_threshold or chooses)
+    if teacher is not None and not (trigger.reads_teacher or may_ask):
         _refuse(
             f"teacher must be None for select={config.select!r} and trigger={config.trigger!r}",
             type(teacher).__name__,
         )
+
+
+def _number(threshold: float | None) -> float:
+    return math.nan if threshold is None else threshold
 
 
 def check_choices(

@@ -3,13 +3,12 @@ makes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from transformers import Cache
 
+from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.ops import ProposedCandidates
 
@@ -22,7 +21,6 @@ class StepState:
         proposal: The candidates; ids are -1 where there is none.
         support: The student's support as far as it was proposed; its first K columns are the
             candidates before `candidate_ratio`.
-        processed: Processed logits [batch, V].
         default: int64 [batch], the token of rows that need no choice (padding included).
         triggered: Bool [batch].
         finished: Bool [batch]; these rows emit `pad_id`.
@@ -33,7 +31,6 @@ class StepState:
 
     proposal: ProposedCandidates
     support: ProposedCandidates
-    processed: torch.Tensor
     default: torch.Tensor
     triggered: torch.Tensor
     finished: torch.Tensor
@@ -51,18 +48,14 @@ class Choice:
         tokens: int64 [batch], the chosen tokens.
         slot: int64 [batch], their ranks among the candidates.
         scores: fp32 [batch, K] or None.
-        logits: Logits after these tokens [batch, V], if the choice has already computed them, with
-            the cache and hidden state that belong to them; None if an ordinary forward must follow.
-        undo: See `Committed`.
+        committed: The student's state after these tokens; None if it has not seen them, so that an
+            ordinary forward must follow.
     """
 
     tokens: torch.Tensor
     slot: torch.Tensor
     scores: torch.Tensor | None
-    cache: Cache
-    logits: torch.Tensor | None = None
-    hidden: torch.Tensor | None = None
-    undo: Callable[[], None] | None = None
+    committed: Committed | None = None
 
 
 class Selection(Protocol):

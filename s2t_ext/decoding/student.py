@@ -5,13 +5,13 @@ would run.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import Cache, DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
 from s2t_ext.decoding.record import DecodingRecord
+from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import cache_name
 from s2t_ext.hf.cache_layers import StaticLayer
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
@@ -60,9 +60,9 @@ class Student:
         self.hidden: torch.Tensor | None = None
         self._forward_call: Any = model.__call__
         self._compile_config: Any = None
-        self._last_token_cached = False
         self._padded = True
-        self._undo: Callable[[], None] | None = None
+        #: What the last choice has committed, as long as it ends with the last token.
+        self._ahead: Committed | None = None
 
     def use_candidate_cache(self, k: int) -> None:
         """Swaps the empty default cache for one that can hold k alternatives; a user's own cache
@@ -155,22 +155,27 @@ class Student:
         self._take(outputs, trace)
         self.record.count_forward(input_ids.shape[0])
 
-    def advance(
-        self,
-        cache: Cache,
-        logits: torch.Tensor,
-        hidden: torch.Tensor | None,
-        undo: Callable[[], None] | None,
-    ) -> None:
-        """Takes over what a candidate forward has already computed for the tokens it chose."""
-        outputs = _CacheOnly({cache_name(self.model_kwargs): cache})
-        self._update(outputs)
-        self.logits, self.hidden = logits, hidden
-        self._last_token_cached, self._undo = True, undo
+    @property
+    def has_next_logits(self) -> bool:
+        """Whether `logits` are already those after the last token."""
+        return self._ahead is not None
+
+    def advance(self, committed: Committed | None) -> None:
+        """Called once per step, after its tokens are decided.
+
+        Args:
+            committed: The state that a choice has taken the tokens to; None if no choice was made.
+                Without logits, the student has not seen the tokens.
+        """
+        self._ahead = None
+        if committed is not None and committed.logits is not None:
+            self._update(_CacheOnly({cache_name(self.model_kwargs): committed.cache}))
+            self.logits, self.hidden = committed.logits, committed.hidden
+            self._ahead = committed
 
     def context(self, input_ids: torch.Tensor) -> CandidateContext:
         """The state a candidate forward starts from."""
-        self._undo = None  # it keeps the cache of the step before alive
+        self._ahead = None  # what it can undo keeps the cache of the step before alive
         return CandidateContext(
             cache=self.cache,
             input_ids=input_ids,
@@ -192,12 +197,12 @@ class Student:
         already added.
         """
         cache = self.cache
-        if self._last_token_cached and cache is not None:
-            if self._undo is not None:
-                self._undo()
+        if self._ahead is not None and cache is not None:
+            if self._ahead.undo is not None:
+                self._ahead.undo()
             elif can_commit(cache) and cached_tokens(cache):
                 cache.crop(-1)
-            self._last_token_cached = False
+            self._ahead = None
         return cache
 
     def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace | None]:
@@ -207,7 +212,7 @@ class Student:
         self._update(outputs)
         self.logits = outputs.logits[:, -1]
         self.hidden = None if trace is None else trace.hidden[:, -1]
-        self._last_token_cached, self._undo = False, None
+        self._ahead = None
 
     def _update(self, outputs: Any) -> None:
         self.model_kwargs = update_model_kwargs(self.model, outputs, self.model_kwargs)

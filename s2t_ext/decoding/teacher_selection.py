@@ -66,14 +66,14 @@ class TeacherSelection:
         """The teacher's token in triggered rows, the default in the others."""
         k = state.proposal.ids.shape[1]
         answer = self.teacher.evaluate(state.context, state.support, k, state.triggered)
-        ids, cache = state.proposal.ids, state.context.cache
+        ids = state.proposal.ids
         if self.config.select == "takeover":
             # -1 is no token: a teacher without a valid logit leaves the student's.
             takes = state.triggered & (answer.teacher_argmax >= 0)
             tokens = torch.where(takes, answer.teacher_argmax, state.default)
             matches = (ids == tokens[:, None]) & state.triggered[:, None]
             slot = torch.where(matches.any(1), matches.int().argmax(1), -1)
-            return Choice(tokens, slot.where(state.triggered, 0), None, cache)
+            return Choice(tokens, slot.where(state.triggered, 0), None)
         chosen = ops.select_token(
             ids,
             scores=answer.candidate_logprobs,
@@ -85,4 +85,4 @@ class TeacherSelection:
             seed=state.seed,
             position=state.position,
         )
-        return Choice(chosen.token, chosen.slot, answer.candidate_logprobs, cache)
+        return Choice(chosen.token, chosen.slot, answer.candidate_logprobs)

@@ -19,7 +19,7 @@ from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.triggers import threshold_at_rate
+from s2t_ext.selectors.thresholds import threshold_at_rate
 
 QUALITY_NAME = "quality.json"
 

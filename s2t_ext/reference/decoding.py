@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from s2t_ext.hf.adapters import adapter_layers
+from s2t_ext.ops.reference import philox
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.ops.reference.score_candidates import score_candidates
+from s2t_ext.selectors.thresholds import resolve_trigger
+from s2t_ext.triggers import TriggerInputs
 
 if TYPE_CHECKING:
     from transformers import LogitsProcessorList, PreTrainedModel
@@ -89,8 +93,6 @@ def _decode_row(
     logits_processor: LogitsProcessorList | None,
     seed: int,
 ) -> list[int]:
-    from s2t_ext.triggers import resolve_trigger
-
     trigger = resolve_trigger(config, selector)
     blocked = (
         torch.tensor(selector.reserved_ids)
@@ -104,13 +106,7 @@ def _decode_row(
         if logits_processor is not None:
             logits = logits_processor(prefix, logits)
         proposal = propose_candidates(logits, config.k, config.support, blocked)
-        statistic = trigger.statistic(
-            proposal,
-            seed=torch.tensor([seed]),
-            position=torch.tensor([step]),
-            hidden=hidden,
-            selector=selector,
-        )
+        statistic = trigger.statistic(_inputs(proposal, hidden, selector, seed, step), step)
         token = int(proposal.ids[0, 0])
         if bool(trigger.fires(statistic, step)):
             assert selector is not None
@@ -122,6 +118,22 @@ def _decode_row(
         if token in eos_token_ids:
             break
     return new
+
+
+def _inputs(
+    proposal: ProposedCandidates, hidden: Tensor, selector: Selector | None, seed: int, step: int
+) -> TriggerInputs:
+    """What a trigger reads, of one row."""
+
+    def uniform() -> Tensor:
+        key = torch.tensor([seed]), torch.tensor([step])
+        return philox.uniform24(*key, philox.PURPOSE_TRIGGER).float()
+
+    def head_probability() -> Tensor:
+        assert selector is not None  # resolve_trigger() has found its trigger head
+        return selector.trigger_probability(hidden)
+
+    return TriggerInputs(proposal.logits, proposal.support_entropy, uniform, head_probability)
 
 
 def _likely(proposal: ProposedCandidates, ratio: float) -> ProposedCandidates:
@@ -185,8 +197,6 @@ def _last_state(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
 @contextlib.contextmanager
 def _adapter(model: PreTrainedModel, on: bool) -> Iterator[None]:
     """The model's PEFT adapter on or off, by PEFT's own means."""
-    from s2t_ext.hf.adapters import adapter_layers
-
     layers = adapter_layers(model)
     for layer in layers:
         layer.enable_adapters(on)

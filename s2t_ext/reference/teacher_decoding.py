@@ -8,6 +8,7 @@ lockstep loop must equal token for token in fp32.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.ops.reference.support_kl import SupportKL, support_kl
-from s2t_ext.reference.decoding import _best_candidate, _last_state, _likely
+from s2t_ext.reference.decoding import _best_candidate, _inputs, _last_state, _likely
+from s2t_ext.selectors.thresholds import resolve_trigger
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -80,8 +82,6 @@ def _next_token(
     selector: Selector | None,
     seed: int,
 ) -> int:
-    from s2t_ext.triggers import resolve_trigger
-
     trigger = resolve_trigger(config, selector)
     logits, hidden = _last_state(student, prefix)
     blocked = None
@@ -93,15 +93,8 @@ def _next_token(
     )
     likely = _likely(proposal, config.candidate_ratio)
     answer = _teacher_view(teacher, prefix, support, likely, logits.shape[1])
-    statistic = answer.kl
-    if trigger.name != "kl":
-        statistic = trigger.statistic(
-            proposal,
-            seed=torch.tensor([seed]),
-            position=torch.tensor([step]),
-            hidden=hidden,
-            selector=selector,
-        )
+    inputs = replace(_inputs(proposal, hidden, selector, seed, step), divergence=lambda: answer.kl)
+    statistic = trigger.statistic(inputs, step)
     if not bool(trigger.fires(statistic, step)):
         return int(proposal.ids[0, 0])
     if config.select == "takeover":

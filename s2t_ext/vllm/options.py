@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from s2t_ext.config import THRESHOLD_TRIGGERS, S2TConfig
+from s2t_ext.config import S2TConfig
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.triggers import Trigger, resolve_trigger
+from s2t_ext.selectors.thresholds import resolve_trigger
+from s2t_ext.triggers import TRIGGERS as ALL_TRIGGERS
+from s2t_ext.triggers import Trigger
 
 #: The key of the server's options in `--additional-config`, and of a request's on/off switch.
 KEY = "s2t"
@@ -29,8 +31,8 @@ REQUEST_OPTIONS = (
     "warmup_steps",
     "score_temperature",
 )
-#: All triggers but `kl`, which would need the teacher's distribution at every step.
-TRIGGERS = ("entropy", "margin", "head", "random", "always", "never")
+#: All triggers but those that would need the teacher's distribution at every step.
+TRIGGERS = tuple(name for name, trigger in ALL_TRIGGERS.items() if not trigger.reads_teacher)
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ def check_request(extra_args: Mapping[str, Any] | None) -> dict[str, Any] | None
     trigger, threshold = overrides.get("trigger"), overrides.get("threshold")
     if "trigger" in overrides and trigger not in TRIGGERS:
         _refuse_request("s2t_trigger", f"be one of {', '.join(TRIGGERS)}", trigger)
-    if trigger in THRESHOLD_TRIGGERS and threshold is None:
+    if trigger is not None and ALL_TRIGGERS[trigger].has_threshold and threshold is None:
         _refuse_request("s2t_threshold", f"be given with s2t_trigger={trigger!r}", None)
     if "threshold" in overrides and trigger is None:
         _refuse_request("s2t_trigger", "be given with s2t_threshold", None)

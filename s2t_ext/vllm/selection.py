@@ -16,6 +16,8 @@ import torch
 
 from s2t_ext import ops
 from s2t_ext.ops import ProposedCandidates
+from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
+from s2t_ext.triggers import TriggerInputs
 from s2t_ext.vllm.lookahead import Lookahead
 from s2t_ext.vllm.options import RequestOptions, ServerOptions
 from s2t_ext.vllm.statistics import Statistics
@@ -122,13 +124,15 @@ class Selection:
         proposed: ProposedCandidates | None = None
         if trigger.can_fire and any(row.step >= trigger.warmup_steps for row in rows):
             proposed = ops.propose_candidates(logits[at], config.k, config.support)
-            statistic = trigger.statistic(
-                proposed,
-                seed=self._seeds(rows),
-                position=self._steps(rows),
-                hidden=states[at] if trigger.needs_hidden_state else None,
-                selector=self.selector,
+            inputs = TriggerInputs(
+                proposed.logits,
+                proposed.support_entropy,
+                uniform=lambda: ops.random_uniform(
+                    self._seeds(rows), self._steps(rows), PURPOSE_TRIGGER
+                ),
+                head_probability=lambda: self.selector.trigger_probability(states[at]),
             )
+            statistic = trigger.statistic(inputs, trigger.warmup_steps)
             fires = trigger.fires(statistic, trigger.warmup_steps) & (proposed.ids[:, 0] >= 0)
             fired = [
                 i for i in fires.nonzero()[:, 0].tolist() if rows[i].step >= trigger.warmup_steps

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,21 +25,21 @@ class ExpandStep:
     one-token forward.
     """
 
+    mode = "expand"
+    wants_candidate_cache = False
+
     def __init__(self, head: LogitsHead) -> None:
         self.model = head.model
         self.head = head
         self._adapters = RowAdapters(head.model)
-        self.forward_passes = 0
-        self.tokens = 0
-        self._cache: Cache | None = None
-        self._undo: Callable[[], None] | None = None
-        self._starts: torch.Tensor | None = None
-        self._logits: torch.Tensor | None = None
-        self._hidden: torch.Tensor | None = None
+
+    def fits(self, context: CandidateContext, k: int) -> bool:
+        """See `CandidateStep.fits`: it needs no room, and recomputes what the model recomputes."""
+        return True
 
     def forward(
         self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> ExpandedForward:
         """See `CandidateStep.forward`; rows that need no choice are not expanded."""
         batch, k = candidates.shape
         cache = self._catch_up(context)
@@ -46,7 +47,7 @@ class ExpandStep:
         rows = torch.repeat_interleave(torch.arange(batch, device=copies.device), copies)
         starts = copies.cumsum(0) - copies
         slots = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
-        self._undo = None if can_commit(cache) else _restorer(cache)
+        undo = None if can_commit(cache) else _restorer(cache)
         cache.reorder_cache(rows)
         outputs, hidden = self._run(
             torch.cat([context.input_ids[rows], candidates[rows, slots][:, None]], dim=1),
@@ -57,27 +58,18 @@ class ExpandStep:
             context.model_kwargs,
             rows=rows,
         )
-        self._cache = cache_of(outputs, cache)
-        self._starts, self._logits, self._hidden = starts, outputs.logits[:, -1], hidden[:, -1]
-        self.forward_passes, self.tokens = (
-            1 + bool(context.num_pending),
-            rows.shape[0] + context.pending.numel(),
-        )
         spread = (starts[:, None] + torch.arange(k, device=starts.device)).clamp(
             max=rows.shape[0] - 1
         )
-        return self._hidden[torch.where(needed[:, None], spread, starts[:, None])]
-
-    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
-        """See `CandidateStep.commit`; the winners' logits are those of their own rows."""
-        assert self._cache is not None and self._starts is not None
-        assert self._logits is not None and self._hidden is not None
-        winners = self._starts + slot
-        self._cache.reorder_cache(winners)
-        logits = self._logits[winners] if need_logits else None
-        committed = Committed(self._cache, logits, self._hidden[winners], self._undo)
-        self._cache = self._starts = self._logits = self._hidden = self._undo = None
-        return committed
+        return ExpandedForward(
+            hidden=hidden[:, -1][torch.where(needed[:, None], spread, starts[:, None])],
+            tokens=rows.shape[0] + context.pending.numel(),
+            passes=1 + bool(context.num_pending),
+            cache=cache_of(outputs, cache),
+            starts=starts,
+            logits=outputs.logits[:, -1],
+            undo=undo,
+        )
 
     def _catch_up(self, context: CandidateContext) -> Cache:
         """Takes the pending tokens through the model first; they cannot share the expanded
@@ -123,6 +115,37 @@ class ExpandStep:
         with adapters, self.head.tracing() as trace:
             outputs = self.model(**inputs, return_dict=True)
         return outputs, trace.hidden
+
+
+@dataclass(frozen=True)
+class ExpandedForward:
+    """See `CandidateForward`.
+
+    Attributes:
+        hidden: [batch, K, D].
+        tokens: Through the model.
+        passes: Forward passes, the one for pending tokens included.
+        cache: Its rows are the expanded ones.
+        starts: int64 [batch], the first expanded row of each.
+        logits: [expanded rows, V].
+        undo: See `Committed`.
+    """
+
+    hidden: torch.Tensor
+    tokens: int
+    passes: int
+    cache: Cache
+    starts: torch.Tensor
+    logits: torch.Tensor
+    undo: Callable[[], None] | None
+
+    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
+        """See `CandidateForward.commit`; the winners' logits are those of their own rows."""
+        winners = self.starts + slot
+        self.cache.reorder_cache(winners)
+        hidden = self.hidden[torch.arange(slot.shape[0], device=slot.device), slot]
+        logits = self.logits[winners] if need_logits else None
+        return Committed(self.cache, logits, hidden, self.undo)
 
 
 def _restorer(cache: Cache) -> Callable[[], None]:

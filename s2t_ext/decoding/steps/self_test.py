@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 
 from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.expand_step import ExpandStep
@@ -95,23 +95,6 @@ def make_step(attachment: Attachment, mode: str) -> CandidateStep:
     return TreeStep(attachment.head, ragged=attachment.ragged)
 
 
-def restarts_prefix(model: PreTrainedModel, context: CandidateContext) -> bool:
-    """Whether the model recomputes its prefix at this length (long-context rope switches): no tree
-    forward is exact then.
-    """
-    if type(model).prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation:
-        return False
-    inputs = model.prepare_inputs_for_generation(
-        torch.cat([context.input_ids, context.input_ids[:, -1:]], dim=1),
-        next_sequence_length=1,
-        **{CACHE_ARGUMENT: context.cache},
-        attention_mask=context.attention_mask,
-        position_ids=context.position_ids,
-        use_cache=True,
-    )
-    return inputs.get(CACHE_ARGUMENT) is None
-
-
 def _why_not(model: PreTrainedModel, head: LogitsHead, *, ragged: bool) -> str | None:
     """Why the tree forward cannot be used for it; None if it can."""
     name = type(model).__name__
@@ -172,9 +155,9 @@ def _probe(
         cache, tokens[:, prefix], 0, mask, positions, {"use_cache": True, CACHE_ARGUMENT: cache}
     )
     chooses = torch.tensor(needed, device=tokens.device)
-    hidden = step.forward(context, candidates, chooses)
+    forward = step.forward(context, candidates, chooses)
     slot = torch.tensor([2, 1], device=tokens.device) * chooses
-    cache = step.commit(slot).cache
+    cache = forward.commit(slot).cache
     grown = torch.cat([mask, mask[:, -1:]], dim=1)
     logits = model(
         input_ids=tokens[:, 4:],
@@ -183,4 +166,4 @@ def _probe(
         **{CACHE_ARGUMENT: cache},
     ).logits[:, -1]
     matters = chooses[:, None] | (torch.arange(3, device=tokens.device) == 0)
-    return hidden[matters], logits
+    return forward.hidden[matters], logits

@@ -4,21 +4,21 @@ compiled, and on a GPU be replayed as a CUDA graph.
 The one-token forward is transformers' own (`get_compiled_call`); this is its K-token sibling. What
 changes from step to step is in tensors: the mask is built outside of the compiled forward, from the
 length the cache keeps on the device, and nothing here waits for the device. Sliding-window layers
-evict while they write and cannot take K alternatives; their caches go to `ExpandStep`. Tested on
-the CPU, compiled without recompilations; no GPU has replayed it yet (`test_generate_cuda.py` will).
-A learned trigger reads the hidden state by a hook, which `fullgraph=True` does not take.
+evict while they write and cannot take K alternatives; their caches go to `ExpandStep`. A learned
+trigger reads the hidden state by a hook, which `fullgraph=True` does not take.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 
 from s2t_ext import ops
-from s2t_ext.decoding.steps.candidate_step import Committed
+from s2t_ext.decoding.steps.candidate_step import Committed, restarts_prefix
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.cache_layers import DummyLayer, StaticLayer
 from s2t_ext.hf.candidate_attention import attention_implementation
@@ -39,39 +39,39 @@ def is_static(cache: Cache) -> bool:
     )
 
 
-def fits(cache: Cache, context: CandidateContext, k: int) -> bool:
-    """Whether K more entries have a place. Known on the host: the positions count the tokens."""
-    assert context.position_ids is not None
-    length = context.position_ids.shape[-1] - 1
-    room: int = min(layer.max_cache_len for layer in _layers(cache))
-    return length + k <= room
-
-
 class StaticTreeStep:
     """A candidate forward of K tokens per row; see `TreeStep`, whose results it has.
 
     Args:
-        head: Of a model for which the tree forward is exact, with a known body.
+        head: Of a model for which the tree forward is exact.
+        body: Its model without the head.
     """
 
-    def __init__(self, model: PreTrainedModel, head: LogitsHead) -> None:
-        self.model = model
+    mode = "tree"
+    wants_candidate_cache = True
+
+    def __init__(self, head: LogitsHead, body: Any) -> None:
+        self.model = head.model
         self.head = head
-        self.forward_passes = 0
-        self.tokens = 0
-        self._context: CandidateContext | None = None
-        self._hidden: torch.Tensor | None = None
+        self.body = body
+
+    def fits(self, context: CandidateContext, k: int) -> bool:
+        """See `CandidateStep.fits`. Known on the host: the positions count the tokens."""
+        if context.position_ids is None or context.num_pending:
+            return False
+        room: int = min(layer.max_cache_len for layer in _layers(context.cache))
+        there = context.position_ids.shape[-1] - 1
+        return there + k <= room and not restarts_prefix(self.model, context)
 
     def forward(
         self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> StaticTreeForward:
         """See `CandidateStep.forward`; every row takes all its K slots through the model."""
-        assert context.position_ids is not None and self.head.body is not None
-        assert context.num_pending == 0  # only the lagging scorer has some, in a cache of its own
+        assert context.position_ids is not None  # fits()
         batch, k = candidates.shape
-        body: Any = self.head.body
+        body = self.body
         if context.compile_config is not None:
-            body = compiled_body(self.head.body, context.compile_config)
+            body = compiled_body(self.body, context.compile_config)
         hidden = body(
             input_ids=candidates,
             position_ids=context.position_ids[..., -1:].expand(batch, k),
@@ -79,30 +79,7 @@ class StaticTreeStep:
             **{CACHE_ARGUMENT: context.cache},
             use_cache=True,
         ).last_hidden_state
-        self._context, self._hidden = context, hidden
-        self.forward_passes, self.tokens = 1, batch * k
-        return self._hidden
-
-    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
-        """See `CandidateStep.commit`; winners move to the first of the K places."""
-        assert self._context is not None and self._hidden is not None
-        cache, k = self._context.cache, self._hidden.shape[1]
-        layers = _layers(cache)
-        start = (layers[0].cumulative_length - k).to(slot).expand_as(slot).contiguous()
-        keys, values = [x.keys for x in layers], [x.values for x in layers]
-        ops.commit_candidates(keys, values, slot, start, k)
-        for layer in layers:
-            layer.cumulative_length.sub_(k - 1)
-        rows = torch.arange(slot.shape[0], device=slot.device)
-        hidden = self._hidden[rows, slot]
-        logits = self.head.logits(hidden) if need_logits else None
-        self._context = self._hidden = None
-
-        def undo() -> None:
-            for layer in layers:
-                layer.cumulative_length.sub_(1)
-
-        return Committed(cache, logits, hidden, undo)
+        return StaticTreeForward(hidden, batch * k, self.head, context.cache)
 
     def _mask(self, context: CandidateContext, k: int) -> torch.Tensor:
         """[batch or 1, 1, K, cache length]: the prefix without its padding, and the candidate
@@ -122,6 +99,35 @@ class StaticTreeStep:
             return allowed
         dtype = self.model.dtype
         return torch.where(allowed, 0.0, torch.finfo(dtype).min).to(dtype)
+
+
+@dataclass(frozen=True)
+class StaticTreeForward:
+    """See `CandidateForward`; the cache holds all K candidates of every row."""
+
+    hidden: torch.Tensor
+    tokens: int
+    head: LogitsHead
+    cache: Cache
+    passes: int = 1
+
+    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
+        """See `CandidateForward.commit`; winners move to the first of the K places."""
+        k, layers = self.hidden.shape[1], _layers(self.cache)
+        start = (layers[0].cumulative_length - k).to(slot).expand_as(slot).contiguous()
+        keys, values = [x.keys for x in layers], [x.values for x in layers]
+        ops.commit_candidates(keys, values, slot, start, k)
+        for layer in layers:
+            layer.cumulative_length.sub_(k - 1)
+        rows = torch.arange(slot.shape[0], device=slot.device)
+        hidden = self.hidden[rows, slot]
+        logits = self.head.logits(hidden) if need_logits else None
+
+        def undo() -> None:
+            for layer in layers:
+                layer.cumulative_length.sub_(1)
+
+        return Committed(self.cache, logits, hidden, undo)
 
 
 def compiled_body(body: Any, compile_config: Any) -> Any:

@@ -1,17 +1,19 @@
 """All K candidates in one forward pass, each at the same position, each seeing the prefix and
-itself (design, section 3).
+itself.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import Cache
 
-from s2t_ext.decoding.steps.candidate_step import Committed
+from s2t_ext.decoding.steps.candidate_step import Committed, restarts_prefix
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_attention import CandidateLayout, attention_configs, candidate_attention
-from s2t_ext.hf.candidate_cache import commit_candidates
+from s2t_ext.hf.candidate_cache import can_commit, commit_candidates
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead
 from s2t_ext.hf.ragged_rows import RaggedCache, RaggedRows
@@ -22,23 +24,28 @@ class TreeStep:
     tokens per row, or, if `ragged`, of c + 1 for the rows that need no choice.
 
     Args:
+        head: Of the model.
         ragged: Leave out the slots that do not matter; reads `needed` on the host.
     """
+
+    mode = "tree"
+    wants_candidate_cache = True
 
     def __init__(self, head: LogitsHead, *, ragged: bool = False) -> None:
         self.model = head.model
         self.head = head
         self.ragged = ragged
-        self.forward_passes = 0
-        self.tokens = 0
         self._configs = attention_configs(head.model)
-        self._context: CandidateContext | None = None
-        self._hidden: torch.Tensor | None = None
-        self._logits: torch.Tensor | None = None
+
+    def fits(self, context: CandidateContext, k: int) -> bool:
+        """See `CandidateStep.fits`. A model that recomputes its prefix may have left a cache of its
+        own making.
+        """
+        return can_commit(context.cache) and not restarts_prefix(self.model, context)
 
     def forward(
         self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> TreeForward:
         """See `CandidateStep.forward`."""
         batch, k = candidates.shape
         pending = context.num_pending
@@ -57,14 +64,13 @@ class TreeStep:
             inputs[CACHE_ARGUMENT] = RaggedCache(context.cache, rows)
         layout = CandidateLayout(k, pending, context.token_mask, rows)
         hidden, logits = self._run(inputs, layout)
-        self._context = context
-        self._hidden = hidden[:, -k:] if rows is None else rows.unpack(hidden, pending)
-        self._logits = logits
-        if logits is not None:
-            self._logits = logits[:, -k:] if rows is None else rows.unpack(logits, pending)
-        self.forward_passes = 1
-        self.tokens = batch * (pending + k) if rows is None else rows.tokens
-        return self._hidden
+        return TreeForward(
+            hidden=_of_candidates(hidden, k, pending, rows),
+            tokens=batch * (pending + k) if rows is None else rows.tokens,
+            head=self.head,
+            cache=context.cache,
+            logits=None if logits is None else _of_candidates(logits, k, pending, rows),
+        )
 
     def _run(
         self, inputs: dict[str, Any], layout: CandidateLayout
@@ -77,22 +83,44 @@ class TreeStep:
                 logits = self.model(**inputs).logits
             return trace.hidden, logits
 
-    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
-        """See `CandidateStep.commit`; the full head runs on the winners' hidden states only."""
-        assert self._context is not None and self._hidden is not None
-        cache, k = self._context.cache, self._hidden.shape[1]
-        commit_candidates(cache, slot, k)
-        rows = torch.arange(slot.shape[0], device=slot.device)
-        hidden, logits = self._hidden[rows, slot], None
-        if need_logits:
-            logits = self.head.logits(hidden) if self._logits is None else self._logits[rows, slot]
-        self._context = self._hidden = self._logits = None
-        return Committed(cache, logits, hidden)
-
     @staticmethod
     def _positions(context: CandidateContext, batch: int, pending: int, k: int) -> torch.Tensor:
-        assert (
-            context.position_ids is not None
-        )  # the self-test only admits models that take positions
+        assert context.position_ids is not None  # the self-test only admits models that take them
         last = context.position_ids[..., -(pending + 1) :].expand(batch, -1)
         return torch.cat([last[:, :-1], last[:, -1:].expand(-1, k)], dim=1)
+
+
+@dataclass(frozen=True)
+class TreeForward:
+    """See `CandidateForward`.
+
+    Attributes:
+        hidden: [batch, K, D].
+        tokens: Through the model.
+        head: Of the model.
+        cache: Holds all K candidates of every row.
+        logits: [batch, K, V], where the model gave them; None where the head still has to.
+    """
+
+    hidden: torch.Tensor
+    tokens: int
+    head: LogitsHead
+    cache: Cache
+    logits: torch.Tensor | None
+    passes: int = 1
+
+    def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
+        """See `CandidateForward.commit`; the full head runs on the winners' hidden states only."""
+        commit_candidates(self.cache, slot, self.hidden.shape[1])
+        rows = torch.arange(slot.shape[0], device=slot.device)
+        hidden, logits = self.hidden[rows, slot], None
+        if need_logits:
+            logits = self.head.logits(hidden) if self.logits is None else self.logits[rows, slot]
+        return Committed(self.cache, logits, hidden)
+
+
+def _of_candidates(
+    values: torch.Tensor, k: int, pending: int, rows: RaggedRows | None
+) -> torch.Tensor:
+    """[batch, K, ...] of the forward's queries."""
+    return values[:, -k:] if rows is None else rows.unpack(values, pending)
