@@ -91,6 +91,28 @@ def test_an_activated_adapter():
     handle.remove()
 
 
+@pytest.mark.parametrize("kind", ["PromptTuningConfig", "PrefixTuningConfig"])
+def test_learned_prompts(kind):
+    """They replace a method of the model during `generate`; it was found fit without them."""
+    import peft
+
+    plain = build_model("llama")
+    expected = decode(plain, prompts(False).ids)
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = get_peft_model(plain, config).eval()
+    with torch.no_grad():
+        for parameter in model.prompt_encoder.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(1))
+    options = dict(eos_token_id=None, do_sample=False, max_new_tokens=8)
+    one = S2TConfig(k=1, trigger="always", warmup_steps=0)
+    ids = prompts(False).ids
+    own = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+    assert torch.equal(decode(model, ids, one, do_sample=False), own)
+    expand = S2TConfig(k=4, trigger="always", warmup_steps=0, step="expand")
+    assert torch.equal(decode(model, ids), decode(model, ids, expand))
+    assert torch.equal(decode(plain, ids), expected)
+
+
 def test_what_cannot_follow_rows_is_refused():
     model = shaken(get_peft_model(build_model("llama"), lora()))
     ids = prompts(False).ids

@@ -135,6 +135,7 @@ def _state(model: PreTrainedModel) -> list[Any]:
         model.device,
         attention_implementation(model.config),
         str(model.config.to_dict()),
+        model.prepare_inputs_for_generation,  # learned prompts replace it during `generate`
     ]
     for module in model.modules():
         state.append((weakref.ref(module), type(module), type(module).forward, module.training))
