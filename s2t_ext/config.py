@@ -53,6 +53,9 @@ class S2TConfig:
     proposer: str = "adapted"
     #: 0 takes the best score; above 0 samples softmax(score / score_temperature).
     score_temperature: float = 0.0
+    #: Another candidate takes the place of the first one only if its total score is higher by more
+    #: than this; 0 asks for no margin. Of select="local".
+    override_margin: float = 0.0
     #: How candidates share a step: one tree forward, one batch-expanded forward, or whichever the
     #: self-test allows.
     step: str = "auto"
@@ -60,7 +63,7 @@ class S2TConfig:
     def __post_init__(self) -> None:
         for name in ("k", "support", "warmup_steps"):
             object.__setattr__(self, name, integer("S2TConfig", name, getattr(self, name)))
-        for name in ("candidate_ratio", "score_temperature", "threshold"):
+        for name in ("candidate_ratio", "score_temperature", "override_margin", "threshold"):
             value = getattr(self, name)
             if name != "threshold" or value is not None:
                 object.__setattr__(self, name, number("S2TConfig", name, value))
@@ -102,13 +105,10 @@ class S2TConfig:
             "be at least 0",
             repr(self.warmup_steps),
         )
-        require(
-            0.0 <= self.score_temperature < math.inf,
-            "S2TConfig",
-            "score_temperature",
-            "be at least 0 and finite",
-            repr(self.score_temperature),
-        )
+        for name in ("score_temperature", "override_margin"):
+            value = getattr(self, name)
+            rule = "be at least 0 and finite"
+            require(0.0 <= value < math.inf, "S2TConfig", name, rule, repr(value))
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values."""

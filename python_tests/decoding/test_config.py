@@ -31,6 +31,7 @@ def test_defaults_are_the_papers():
         dict(trigger="head", threshold=0.5),
         dict(warmup_steps=0),
         dict(score_temperature=2.5),
+        dict(override_margin=0.25),
         dict(select="takeover", proposer="base", step="expand", trigger="kl", threshold=0.9),
     ],
 )
@@ -85,6 +86,11 @@ def test_valid_options(options, tmp_path):
             dict(score_temperature=math.nan),
             "score_temperature must be at least 0 and finite, got nan",
         ),
+        (dict(override_margin=-0.5), "override_margin must be at least 0 and finite, got -0.5"),
+        (
+            dict(override_margin=math.inf),
+            "override_margin must be at least 0 and finite, got inf",
+        ),
         (dict(score_temperature="1"), "score_temperature must be a number, got '1'"),
     ],
 )
@@ -106,8 +112,9 @@ def test_unknown_options_are_named():
     with pytest.raises(ValueError) as error:
         S2TConfig.from_dict({"k": 4, "treshold": 1.0, "kk": 2})
     assert str(error.value) == (
-        "S2TConfig: options must be among candidate_ratio, k, proposer, score_temperature, select, "
-        "step, support, threshold, trigger, warmup_steps, got kk, treshold"
+        "S2TConfig: options must be among candidate_ratio, k, override_margin, proposer, "
+        "score_temperature, select, step, support, threshold, trigger, warmup_steps, got kk, "
+        "treshold"
     )
 
 

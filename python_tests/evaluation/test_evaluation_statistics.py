@@ -1,11 +1,20 @@
 """Intervals and tests against values worked out elsewhere."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from s2t_ext.runs.statistics import bootstrap, compare, mcnemar, wilson
+from s2t_ext.runs.statistics import (
+    bootstrap,
+    cluster_sums,
+    compare,
+    mcnemar,
+    mcnemar_power,
+    sign_flip,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +58,48 @@ def test_compare():
     assert (other.wins, other.losses, other.difference.value) == (1, 4, pytest.approx(-0.3))
     with pytest.raises(ValueError, match="second must have 2 results"):
         compare([True, False], [True])
+
+
+@pytest.mark.parametrize("sums", [[5, 3, 1, 1, -2, 0], [1] * 8, [4, -4], [], [0, 0], [7, 1, -1]])
+def test_sign_flip_counts_all_assignments(sums):
+    totals = [
+        sum(s * v for s, v in zip(signs, sums, strict=True))
+        for signs in itertools.product((1, -1), repeat=len(sums))
+    ]
+    extreme = sum(abs(total) >= abs(sum(sums)) for total in totals)
+    assert sign_flip(sums) == extreme / len(totals)
+
+
+def test_sign_flip_of_single_problems_is_mcnemar():
+    for wins, losses in ((9, 2), (5, 5), (8, 0)):
+        assert sign_flip([1] * wins + [-1] * losses) == pytest.approx(mcnemar(wins, losses))
+
+
+def test_templates_count_once():
+    """Eight wins of one template are one piece of evidence."""
+    first, second = [True] * 8 + [False] * 4, [False] * 12
+    found = compare(first, second, ["a"] * 8 + ["b", "c", "", ""])
+    assert found.clusters == 5 and found.cluster_p_value == 1.0
+    assert found.p_value == pytest.approx(2 / 2**8)
+    assert found.cluster_difference.value == found.difference.value == pytest.approx(8 / 12)
+    assert found.cluster_difference.low == 0 < found.difference.low
+    alone = compare(first, second)
+    assert alone.clusters == 12 and alone.cluster_p_value == pytest.approx(alone.p_value)
+    with pytest.raises(ValueError, match="compare: groups must have 12 results, got 1"):
+        compare(first, second, ["a"])
+    assert cluster_sums([1, 1, -1], ["x", "", "x"]) == [(0, 2), (1, 1)]
+
+
+def test_power_is_the_share_of_rejections():
+    """Against drawing the counts of 100 problems 4,000 times."""
+    generator = torch.Generator().manual_seed(0)
+    chances = torch.tensor([0.12, 0.04, 0.84])
+    drawn = torch.multinomial(chances.expand(4000, 3), 100, True, generator=generator)
+    rejected = [mcnemar(int((row == 0).sum()), int((row == 1).sum())) <= 0.05 for row in drawn]
+    share = sum(rejected) / len(rejected)
+    assert mcnemar_power(100, 0.12, 0.04) == pytest.approx(share, abs=0.025)  # 3 deviations
+    assert mcnemar_power(100, 0.05, 0.05) <= 0.05
+    assert mcnemar_power(2000, 0.12, 0.04) > 0.999
 
 
 def test_bootstrap_covers_like_the_normal_interval():

@@ -49,6 +49,31 @@ def test_prior_term_of_any_size_is_greedy_decoding():
     assert output.s2t.triggers > 0 and output.s2t.changed_tokens == 0
 
 
+@pytest.mark.parametrize("name, margin", [("qwen3", 0.02), ("falcon_h1", 0.1)])
+def test_override_margin(name, margin):
+    """Overrides that gain less than the margin are refused, and the record says where."""
+    model, selector = tiny_model(name), make_selector(tiny_model(name))
+    always = dict(trigger="always", warmup_steps=0)
+    plain = run(model, prompts(True), S2TConfig(**always), selector).s2t
+    assert plain.refused_overrides == 0 and plain.changed_tokens > 0
+    record = check(model, prompts(True), S2TConfig(**always, override_margin=margin), selector)
+    assert 0 < record.refused_overrides < record.triggers - record.changed_tokens + 1
+    assert record.summary()["refused_overrides"] == record.refused_overrides
+    for row in record.rows:
+        ranks = dict(zip(row.triggered_steps, row.chosen_ranks, strict=True))
+        assert all(ranks[step] == 0 for step in row.refused_steps)
+
+
+def test_a_margin_no_score_reaches_is_greedy_decoding():
+    """Scores lie in [0, 1]: none is higher by more than 1."""
+    model, inputs = tiny_model("llama"), prompts(True)
+    config = S2TConfig(trigger="always", warmup_steps=0, override_margin=1.0)
+    output = run(model, inputs, config, make_selector(model))
+    expected = run(model, inputs, S2TConfig(trigger="never"))
+    assert torch.equal(output.sequences, expected.sequences)
+    assert output.s2t.changed_tokens == 0 and output.s2t.refused_overrides > 0
+
+
 @pytest.mark.parametrize("ratio", [0.75, 0.999])
 @pytest.mark.parametrize("name", ["llama", "bloom"])
 def test_candidate_ratio(name, ratio):

@@ -184,6 +184,7 @@ class DecodeLoop:
             scores=None if choice is None else choice.scores,
             logits=candidates.logits,
             logsumexp=candidates.logsumexp,
+            refused=None if choice is None else choice.refused,
         )
         self.record.add(event)
         sequences.append(event.tokens, chosen=choice is not None)

@@ -114,7 +114,7 @@ class LocalSelection:
             result = self._score(forward.hidden, state)
         with self.record.phase("commit"):
             committed = forward.commit(result.slot)
-        return Choice(result.token, result.slot, result.scores, committed)
+        return Choice(result.token, result.slot, result.scores, committed, result.refused)
 
     def _score(self, hidden: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
@@ -136,6 +136,7 @@ class LocalSelection:
             score_temperature=self.config.score_temperature,
             seed=state.seed,
             position=state.position,
+            override_margin=self.config.override_margin,
         )
 
     def _scorer(self, switch: AdapterSwitch, context: CandidateContext) -> LaggingScorer:

@@ -43,6 +43,8 @@ class StepEvent:
         logits: fp32 [batch, K], the student's logits of the candidates.
         logsumexp: fp32 [batch], of all the student's logits.
         scores: fp32 [batch, K] or None if no row was triggered.
+        refused: Bool [batch], rows in which the override margin kept the first candidate in place
+            of a better one; None if none was asked.
     """
 
     step: int
@@ -57,6 +59,7 @@ class StepEvent:
     logits: torch.Tensor
     logsumexp: torch.Tensor
     scores: torch.Tensor | None = None
+    refused: torch.Tensor | None = None
 
     @property
     def logprobs(self) -> torch.Tensor:
@@ -112,6 +115,11 @@ class DecodingRecord:
         return sum(len(row.changed_steps) for row in self.rows)
 
     @property
+    def refused_overrides(self) -> int:
+        """Choices the override margin did not let through, over all rows."""
+        return sum(len(row.refused_steps) for row in self.rows)
+
+    @property
     def trigger_rate(self) -> float:
         """Triggered share of all steps; 0 for an empty run."""
         return self.triggers / self.steps if self.steps else 0.0
@@ -136,7 +144,8 @@ class DecodingRecord:
         """Keeps of a step what the rows need; read only in `finish`, so no step waits for the
         device.
         """
-        self._steps.append([getattr(event, name) for name in _COLUMNS])
+        refused = torch.zeros_like(event.triggered) if event.refused is None else event.refused
+        self._steps.append([*(getattr(event, name) for name in _COLUMNS), refused])
         if event.scores is not None:
             self._scored_steps.append(event.step)
             self._scores.append(event.scores)
@@ -158,7 +167,8 @@ class DecodingRecord:
         self._stack()
         if not self._stacks:
             return
-        columns = dict(zip(_COLUMNS, map(torch.cat, zip(*self._stacks, strict=True)), strict=True))
+        names = (*_COLUMNS, "refused")
+        columns = dict(zip(names, map(torch.cat, zip(*self._stacks, strict=True)), strict=True))
         self._stacks.clear()
         self._proposals = self._finish_proposals(columns)
         columns["changed"] = columns["triggered"] & (columns["tokens"] != columns["ordinary"])
@@ -220,6 +230,7 @@ class DecodingRecord:
             "steps": self.steps,
             "triggers": self.triggers,
             "changed_tokens": self.changed_tokens,
+            "refused_overrides": self.refused_overrides,
             "trigger_rate": self.trigger_rate,
             "step_mode": self.step_mode,
             "step_reason": self.step_reason,

@@ -17,6 +17,7 @@ class RowRecord:
         triggered_steps: Steps that needed a choice.
         changed_steps: Those where the choice differed from the ordinary token.
         chosen_ranks: Rank of the chosen candidate at each triggered step.
+        refused_steps: Triggered steps at which the override margin kept the first candidate.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -25,6 +26,7 @@ class RowRecord:
     triggered_steps: list[int] = field(default_factory=list)
     changed_steps: list[int] = field(default_factory=list)
     chosen_ranks: list[int] = field(default_factory=list)
+    refused_steps: list[int] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
@@ -43,4 +45,5 @@ def row_record(columns: dict[str, list[Any]]) -> RowRecord:
         triggered_steps=triggered,
         changed_steps=[step for step in steps if columns["changed"][step]],
         chosen_ranks=[columns["slot"][step] for step in triggered],
+        refused_steps=[step for step in triggered if columns["refused"][step]],
     )

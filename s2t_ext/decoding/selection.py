@@ -50,12 +50,15 @@ class Choice:
         scores: fp32 [batch, K] or None.
         committed: The student's state after these tokens; None if it has not seen them, so that an
             ordinary forward must follow.
+        refused: Bool [batch], rows in which the override margin kept the first candidate; None
+            where none applies.
     """
 
     tokens: torch.Tensor
     slot: torch.Tensor
     scores: torch.Tensor | None
     committed: Committed | None = None
+    refused: torch.Tensor | None = None
 
 
 class Selection(Protocol):

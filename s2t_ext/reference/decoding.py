@@ -112,7 +112,7 @@ def _decode_row(
             assert selector is not None
             with _adapter(model, on=True):
                 likely = _likely(proposal, config.candidate_ratio)
-                token = _best_candidate(model, prefix, likely, selector)
+                token = _best_candidate(model, prefix, likely, selector, config.override_margin)
         new.append(token)
         prefix = torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1)
         if token in eos_token_ids:
@@ -149,11 +149,14 @@ def _best_candidate(
     prefix: Tensor,
     proposal: ProposedCandidates,
     selector: Selector,
+    margin: float,
 ) -> int:
-    """argmax_c score(h(prefix + c)) + prior_weight * log p(c | prefix); ties go to the likelier
+    """argmax_c score(h(prefix + c)) + prior_weight * log p(c | prefix), if it exceeds the value of
+    the first candidate by more than the margin, else the first candidate; ties go to the likelier
     candidate.
     """
-    best_token, best_total = int(proposal.ids[0, 0]), float("-inf")
+    first = best_token = int(proposal.ids[0, 0])
+    best_total = first_total = float("-inf")
     for token, logit in zip(proposal.ids[0].tolist(), proposal.logits[0].tolist(), strict=True):
         if token < 0:
             continue
@@ -173,9 +176,12 @@ def _best_candidate(
         )
         if selector.prior_weight:
             total += selector.prior_weight * (logit - float(proposal.logsumexp))
+        if token == first:
+            first_total = total
         if total > best_total:
             best_token, best_total = token, total
-    return best_token
+    kept = margin > 0 and first_total > float("-inf") and not best_total - first_total > margin
+    return first if kept else best_token
 
 
 def _last_state(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:

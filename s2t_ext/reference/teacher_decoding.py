@@ -102,7 +102,7 @@ def _next_token(
     if config.select == "teacher":
         return int(likely.ids[0, answer.candidate_logprobs[0].argmax()])  # first of equals
     assert selector is not None
-    return _best_candidate(student, prefix, likely, selector)
+    return _best_candidate(student, prefix, likely, selector, config.override_margin)
 
 
 def _teacher_view(

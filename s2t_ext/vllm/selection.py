@@ -204,6 +204,7 @@ class Selection:
             softcap=selector.softcap,
             prior_weight=selector.prior_weight,
             score_temperature=rows[0].options.config.score_temperature,
+            override_margin=rows[0].options.config.override_margin,
             seed=self._seeds(rows),
             position=self._steps(rows),
         )
