@@ -235,10 +235,13 @@ def check(case: Case) -> None:
 
 
 def assert_record_fits(output: s2t_ext.S2TGenerateOutput, case: Case) -> None:
-    """The record speaks of the tokens that were returned."""
+    """The record speaks of the tokens that were returned, and the cache holds all but the last."""
     for new, row in zip(output.sequences[:, PROMPT:].tolist(), output.s2t.rows, strict=True):
         assert new[: row.steps] == row.tokens
         assert set(new[row.steps :]) <= {PAD}
         assert row.steps == case.new_tokens or row.tokens[-1] in case.eos
         assert all(step >= case.config.warmup_steps for step in row.triggered_steps)
         assert set(row.changed_steps) <= set(row.triggered_steps)
+    cache = output.past_key_values
+    if case.name != "mamba2":  # a state without a length
+        assert int(cache.get_seq_length()) == output.sequences.shape[1] - 1
