@@ -60,7 +60,9 @@ S2T_DEVICE bool scan_chunks(const T* row,
       const float maximum = held_max(x);
       const ChunkStats chunk_stats = warp_chunk_stats(x, maximum);
       if (lane == 0) stats[chunk] = chunk_stats;
-      best = held_best(x, maximum, base, lane);
+      // once the threshold has risen, few lanes have to look for the place of their maximum
+      if (ordered_bits(maximum) >= static_cast<uint32_t>(selection.threshold >> 32))
+        best = held_best(x, maximum, base, lane);
     }
     offer_keys<kHeldLogits>(selection, wanted, best, [&](int i) {
       return make_key(x[i], static_cast<uint32_t>(held_id(base, lane, i)));

@@ -35,9 +35,10 @@ constexpr int kPublished = 128;
 // of 16; the keys are 32 registers.
 constexpr int kListsPerRound = 16;
 
-// About two waves of blocks on 132 multiprocessors: enough loads in flight at batch 1, and at batch
-// 256 a block per row, where the merge has one list only.
-constexpr int64_t kWantedBlocks = 256;
+// Four resident blocks on each of 132 multiprocessors, as many as 123 registers a thread allow: the
+// loads of one are in flight while another computes. From batch 528 on there is a block per row,
+// where nothing is left to merge.
+constexpr int64_t kWantedBlocks = 4 * 132;
 
 inline int blocks_per_row(int64_t batch, int64_t vocab) {
   const int64_t rounds = (chunk_count(vocab) + kRowWarps - 1) / kRowWarps;

@@ -33,18 +33,19 @@ S2T_DEVICE Key warp_max(Key key) {
   return static_cast<Key>(best_high) << 32 | best_low;
 }
 
-// The largest of a lane's logits, NaN left out; -inf if there is none.
+// The largest of a lane's logits, NaN left out; -inf if there is none. Of -0 and +0 either.
 S2T_DEVICE float held_max(const float (&x)[kHeldLogits]) {
   float best = negative_infinity();
   S2T_UNROLL
-  for (int i = 0; i < kHeldLogits; ++i) best = x[i] > best ? x[i] : best;
+  for (int i = 0; i < kHeldLogits; ++i) best = fmaxf(x[i], best);  // one instruction
   return best;
 }
 
 S2T_DEVICE bool has_nan(const float (&x)[kHeldLogits]) {
   bool found = false;
   S2T_UNROLL
-  for (int i = 0; i < kHeldLogits; ++i) found = found || x[i] != x[i];
+  for (int i = 0; i < kHeldLogits; i += 2)  // the test of a pair is one instruction
+    found |= !((x[i] < x[i + 1]) | (x[i] >= x[i + 1]));
   return found;
 }
 
