@@ -201,3 +201,27 @@ def test_remote_code_with_names_of_its_own():
                 longer = torch.cat([row[:end].expand(4, -1), best[:, None]], dim=1)
                 states = model.rnn(model.emb(longer))[0][:, -1]
             assert int(row[end]) == int(best[selector.score(states).argmax()])
+
+
+STATES_OF_THEIR_OWN = {
+    "xlstm": lambda: transformers.xLSTMConfig(
+        vocab_size=97, hidden_size=128, num_heads=2, num_blocks=2, chunk_size=16
+    ),
+    "rwkv": lambda: transformers.RwkvConfig(
+        vocab_size=97, hidden_size=32, attention_hidden_size=32, num_hidden_layers=2
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STATES_OF_THEIR_OWN)
+def test_states_that_are_no_cache(name):
+    """Decoded as transformers does where no choice can be made, else refused in words."""
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(STATES_OF_THEIR_OWN[name]()).eval()
+    arguments = dict(input_ids=prompts(False).ids[:1], max_new_tokens=4, do_sample=False)
+    arguments |= dict(pad_token_id=0, eos_token_id=None)
+    expected = model.generate(**arguments)
+    assert torch.equal(way_in("generate", model, NEVER)(**arguments), expected)
+    selector = Selector(torch.randn(16, model.config.hidden_size))
+    with pytest.raises(ValueError, match="^generate: model must keep its state in a Cache of tra"):
+        way_in("generate", model, ALWAYS, selector)(**arguments)

@@ -63,6 +63,12 @@ class LocalSelection:
 
     def prefilled(self, context: CandidateContext) -> None:
         """Settles the step for the inputs at hand, and makes the scorer's own cache."""
+        if not isinstance(context.cache, Cache):
+            raise ValueError(
+                "generate: model must keep its state in a Cache of transformers where choices are "
+                f"made, got {type(context.cache).__name__} in {type(self.model).__name__} (set "
+                "trigger='never')"
+            )
         if self.step.mode == "tree":
             self._settle_tree(context)
         if self._switch is not None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from packaging.version import Version
-from transformers import CompileConfig, GenerationConfig, PreTrainedModel, StaticCache
+from transformers import Cache, CompileConfig, GenerationConfig, PreTrainedModel, StaticCache
 from transformers.generation import GenerateDecoderOnlyOutput, GenerationMode
 from transformers.generation.streamers import BaseStreamer
 from transformers.generation.utils import MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL
@@ -167,6 +167,9 @@ def compile_options(
     model: PreTrainedModel, generation_config: GenerationConfig, model_kwargs: dict[str, Any]
 ) -> CompileConfig | None:
     """How transformers compiles the forwards of this generation; None where it does not."""
+    states = next((model_kwargs[n] for n in ALL_CACHE_NAMES if n in model_kwargs), None)
+    if states is not None and not isinstance(states, Cache):
+        return None  # states of a model's own kind, which it first shows after the prompt
     if not private(model, "_valid_auto_compile_criteria")(model_kwargs, generation_config):
         return None
     return generation_config.compile_config or CompileConfig()
