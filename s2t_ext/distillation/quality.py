@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from s2t_ext.distillation.losses import favourite
+from s2t_ext.distillation.overrides import count_overrides
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,14 @@ class Quality:
         trigger_recall: Share of those steps found when as many steps fire.
         entropy_recall: The same by the entropy.
         steps: Number of steps behind the last four.
+        net_recall: (right - harmful overrides) / corrections, over all groups, with the override
+            margin: what decoding can gain. The groups should be the steps the trigger fires at
+            (`collect(steps="entropy")`).
+        harm_rate: Share of the overrides that the teacher likes less than the student's first.
+        teacher_gain: Mean over the groups of the teacher's log-probability of the choice minus that
+            of the student's first, nats.
+        overrides: Number of groups in which the selector takes another candidate.
+        corrections: Number of groups in which the teacher would.
         gained: Groups in which only the selector agrees with the teacher.
         lost: Groups in which only the student's own favourite does; agreement - student_agreement =
             (gained - lost) / groups.
@@ -45,6 +54,11 @@ class Quality:
     trigger_recall: float = float("nan")
     entropy_recall: float = float("nan")
     steps: int = 0
+    net_recall: float = float("nan")
+    harm_rate: float = float("nan")
+    teacher_gain: float = float("nan")
+    overrides: int = 0
+    corrections: int = 0
     gained: int = 0
     lost: int = 0
 
@@ -79,8 +93,16 @@ class HeldOut:
         """Scores with the prior term."""
         return self.scores + prior_weight * self.logprobs.masked_fill(~self.mask, 0.0)
 
-    def quality(self, prior_weight: float, trigger_threshold: float) -> Quality:
-        """Quality at a prior weight; steps above `trigger_threshold` are those to be found."""
+    def quality(
+        self, prior_weight: float, trigger_threshold: float, override_margin: float = 0.0
+    ) -> Quality:
+        """Quality at a prior weight.
+
+        Args:
+            prior_weight: Of the candidate's own log-probability.
+            trigger_threshold: Steps of higher kl are those that a trigger should find, nats.
+            override_margin: Of the decoding; agreement is measured without it.
+        """
         count = self.scores.shape[0]
         if not count:
             nan = float("nan")
@@ -93,6 +115,7 @@ class HeldOut:
         gap = totals.gather(1, best[:, None]).squeeze(1)
         gap = gap - totals.masked_fill(~others, -1e30).max(dim=1).values
         p = self.teacher / self.teacher.mul(self.mask).sum(dim=1, keepdim=True).clamp(min=1e-30)
+        worth = count_overrides(totals, self.mask, self.teacher, override_margin)
         score_choice = favourite(self.mask, _above_zero(self.scores))
         return Quality(
             groups=count,
@@ -102,6 +125,11 @@ class HeldOut:
             spearman=spearman(totals, self.teacher, self.mask),
             margin=_mean(gap[several]),
             teacher_mass=_mean(p.gather(1, choice[:, None])),
+            net_recall=worth.net_recall,
+            harm_rate=worth.harm_rate,
+            teacher_gain=worth.teacher_gain,
+            overrides=worth.overrides,
+            corrections=worth.corrections,
             gained=int(((choice == best) & (best != 0)).sum()),
             lost=int(((choice != best) & (best == 0)).sum()),
             **self._trigger_quality(trigger_threshold),

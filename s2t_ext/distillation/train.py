@@ -100,7 +100,7 @@ def _finish(run: TrainingRun, decoding: S2TConfig, trigger_rate: float) -> Disti
         weight = float(run.head.prior_weight.detach())
         if run.config.prior != "none":
             weight = measured.best_prior_weight(weight)
-        quality = measured.quality(weight, parts.trigger_threshold)
+        quality = measured.quality(weight, parts.trigger_threshold, decoding.override_margin)
         with torch.no_grad():
             run.head.prior_weight.fill_(weight)
     if run.config.method == "full":

@@ -18,6 +18,9 @@ from s2t_ext.selectors.selector import Selector
 CARD_NAME = "README.md"
 
 _ROWS = (
+    ("net_recall", "net recall: (right - harmful overrides) / corrections"),
+    ("harm_rate", "harmful share of the overrides"),
+    ("teacher_gain", "teacher's log-probability gained per step, nats"),
     ("agreement", "agreement with the teacher"),
     ("student_agreement", "the student's own top 1"),
     ("score_agreement", "the score without the prior term"),
