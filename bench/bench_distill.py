@@ -81,7 +81,7 @@ def peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
     """Command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
@@ -92,19 +92,28 @@ def main() -> None:
     parser.add_argument("--unpacked-groups", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--dtype", default="bfloat16")
-    options = parser.parse_args()
+    return parser.parse_args()
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, options.dtype)
-    model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(device)
+
+def student(folder: str, dtype: torch.dtype, device: str) -> tuple[ObjectiveMaker, int]:
+    """A model with a fresh adapter and score rows; and the size of its vocabulary."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
     torch.manual_seed(0)
     lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", lora_dropout=0.0)
     model = get_peft_model(model, lora)
     config = model.config.get_text_config(decoder=True)
     head = ScoreHead(config.hidden_size, 16).to(device)
-    maker = ObjectiveMaker(model, head, LossConfig())
+    return ObjectiveMaker(model, head, LossConfig()), config.vocab_size
+
+
+def main() -> None:
+    """Compares the losses, then times both."""
+    options = arguments()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = getattr(torch, options.dtype)
+    maker, vocabulary = student(options.model, dtype, device)
     trajectory = make_trajectory(
-        config.vocab_size, options.prompt, options.tokens, options.groups, options.candidates
+        vocabulary, options.prompt, options.tokens, options.groups, options.candidates
     )
     few = subset(trajectory, options.unpacked_groups)
 

@@ -9,12 +9,12 @@ from models import make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps.tree_step import TreeStep
+from s2t_ext.hf.attention.candidate_attention import ATTENTION_NAME, attention_configs
+from s2t_ext.hf.attention.ragged_rows import RaggedRows
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
-from s2t_ext.hf.candidate_attention import ATTENTION_NAME, attention_configs
 from s2t_ext.hf.candidate_cache import candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import find_logits_head
-from s2t_ext.hf.ragged_rows import RaggedRows
 
 TREES = [name for name, a in ARCHITECTURES.items() if a.step_mode == "tree"]
 

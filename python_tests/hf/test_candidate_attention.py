@@ -7,13 +7,13 @@ import torch
 from models import assert_equals_reference, build_model, make_selector, prompts, way_in
 
 from s2t_ext import S2TConfig
-from s2t_ext.hf.candidate_attention import (
+from s2t_ext.hf.attention.candidate_attention import (
     ATTENTION_NAME,
-    CandidateLayout,
     attend,
     attention_configs,
     candidate_attention,
 )
+from s2t_ext.hf.attention.layout import CandidateLayout
 
 CPU = torch.device("cpu")
 
@@ -151,7 +151,7 @@ def test_whatever_attention_the_user_has_the_tokens_are_the_same(implementation)
 
 
 def test_a_position_bias_is_refused():
-    from s2t_ext.hf.candidate_attention import _active, _candidate_attention
+    from s2t_ext.hf.attention.candidate_attention import _active, _candidate_attention
 
     _active.layout = CandidateLayout(1)
     try:

@@ -27,7 +27,6 @@ from transformers.masking_utils import sdpa_mask
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps.self_test import attach
 from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES
-from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.model_state import findings, interference
 
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
@@ -265,48 +264,3 @@ def test_remote_code_expands():
     model = build_model("llama")
     model.__class__ = Remote
     assert "remote code" in attach(model).reason and not attach(model).tree
-
-
-# ---- the head ------------------------------------------------------------------------------------
-
-
-def test_a_head_that_is_never_called():
-    """Logits by a product with its weight: what its body returns is what the head would read."""
-
-    class Fused(LlamaForCausalLM):
-        def forward(self, input_ids=None, **options):
-            output = self.model(input_ids=input_ids, **options)
-            output["logits"] = output.last_hidden_state @ self.lm_head.weight.T
-            return output
-
-    model = build_model("llama")
-    expected = decode(model)
-    model.__class__ = Fused
-    head = find_logits_head(model)
-    assert head.body is model.model and head.module is model.lm_head and not head.is_called
-    for config in (ALWAYS, EXPAND):
-        output = decode(model, config)
-        assert torch.equal(output.sequences, expected.sequences)
-
-
-def test_a_head_that_nothing_shows_is_refused_in_words():
-    """Never called, and its product is none of the model's logits."""
-
-    class Odd(LlamaForCausalLM):
-        def forward(self, input_ids=None, **options):
-            output = self.model(input_ids=input_ids, **options)
-            output["logits"] = (output.last_hidden_state @ self.lm_head.weight.T).sin()
-            return output
-
-    model = build_model("llama")
-    model.__class__ = Odd
-    with pytest.raises(ValueError) as error:
-        decode(model)
-    assert str(error.value) == (
-        "generate: model must have a language-model head that is a module of its own where hidden "
-        "states are read, got Odd (set trigger='never')"
-    )
-    ids = prompts(False).ids
-    never = way_in("generate", model, S2TConfig(trigger="never"))
-    plain = model.generate(ids, max_new_tokens=4)
-    assert torch.equal(never(input_ids=ids, max_new_tokens=4), plain)

@@ -15,8 +15,8 @@ from transformers import CompileConfig, DynamicCache, GenerationConfig, StaticCa
 from s2t_ext import S2TConfig
 from s2t_ext.hf import generate_internals
 from s2t_ext.hf.adapters import adapter_layers
+from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
-from s2t_ext.hf.candidate_attention import attention_implementation
 
 
 def moved(package, name: str) -> str:

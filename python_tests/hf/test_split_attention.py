@@ -8,8 +8,9 @@ from architectures import PAD
 from models import assert_equals_reference, make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import S2TConfig
-from s2t_ext.hf import split_attention
-from s2t_ext.hf.candidate_attention import CandidateLayout, attend
+from s2t_ext.hf.attention import split_attention
+from s2t_ext.hf.attention.candidate_attention import attend
+from s2t_ext.hf.attention.layout import CandidateLayout
 
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
 

@@ -1,7 +1,8 @@
 """Bad arguments of every operator: the exact message, from the kernels and from the references."""
 
 import pytest
-from op_error_cases import CASES, GOOD, i64, zeros
+from op_arguments import GOOD, i64, zeros
+from op_error_cases import CASES
 
 from s2t_ext import ops, reference
 

@@ -17,17 +17,17 @@ from transformers import (
 )
 
 from s2t_ext import ops
-from s2t_ext.decoding.local_selection import LocalSelection
+from s2t_ext.decoding.choosing.local_selection import LocalSelection
+from s2t_ext.decoding.choosing.selection import Choice, NoSelection, Selection, StepState
+from s2t_ext.decoding.choosing.teacher_selection import TeacherSelection, TeacherView
 from s2t_ext.decoding.options import DecodingOptions
 from s2t_ext.decoding.ordinary_token import OrdinaryToken
 from s2t_ext.decoding.plan import Plan, make_plan
 from s2t_ext.decoding.proposer import Proposed, Proposer
 from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
-from s2t_ext.decoding.selection import Choice, NoSelection, Selection, StepState
 from s2t_ext.decoding.sequences import Sequences
 from s2t_ext.decoding.steps.self_test import attach
 from s2t_ext.decoding.student import Student
-from s2t_ext.decoding.teacher_selection import TeacherSelection, TeacherView
 from s2t_ext.hf.adapters import AdapterSwitch, has_adapter
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.generate_internals import BaseStreamer, GenerateCall, experts_for_decoding

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from s2t_ext.distillation.groups import Trajectory, packed_length
-from s2t_ext.hf.candidate_attention import attention_configs, candidate_attention
+from s2t_ext.hf.attention.candidate_attention import attention_configs, candidate_attention
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.unwrapping import unwrap_model
 

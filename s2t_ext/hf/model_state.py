@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from s2t_ext.hf.adapters import adapter_layers
-from s2t_ext.hf.candidate_attention import attention_implementation
+from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.hooks import foreign_code, hooks_of
 from s2t_ext.hf.row_adapters import RowAdapters
 

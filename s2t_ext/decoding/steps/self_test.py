@@ -12,8 +12,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.expand_step import ExpandStep
 from s2t_ext.decoding.steps.tree_step import TreeStep
+from s2t_ext.hf.attention.candidate_attention import unknown_attention
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
-from s2t_ext.hf.candidate_attention import unknown_attention
 from s2t_ext.hf.candidate_cache import candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead, find_logits_head, untested_head

@@ -19,9 +19,9 @@ from transformers import Cache
 
 from s2t_ext import ops
 from s2t_ext.decoding.steps.candidate_step import Committed, restarts_prefix
+from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.cache_layers import DummyLayer, StaticLayer
-from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead
 

@@ -11,12 +11,13 @@ import torch
 from transformers import Cache
 
 from s2t_ext.decoding.steps.candidate_step import Committed, restarts_prefix
+from s2t_ext.hf.attention.candidate_attention import attention_configs, candidate_attention
+from s2t_ext.hf.attention.layout import CandidateLayout
+from s2t_ext.hf.attention.ragged_rows import RaggedCache, RaggedRows
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
-from s2t_ext.hf.candidate_attention import CandidateLayout, attention_configs, candidate_attention
 from s2t_ext.hf.candidate_cache import can_commit, commit_candidates
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.logits_head import LogitsHead
-from s2t_ext.hf.ragged_rows import RaggedCache, RaggedRows
 
 
 class TreeStep:

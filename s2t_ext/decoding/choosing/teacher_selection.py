@@ -8,8 +8,8 @@ import torch
 
 from s2t_ext import ops
 from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.choosing.selection import Choice, StepState, check_whole_sequence
 from s2t_ext.decoding.record import DecodingRecord
-from s2t_ext.decoding.selection import Choice, StepState, check_whole_sequence
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.ops import ProposedCandidates, SupportKL
 from s2t_ext.teachers.base import TeacherSession

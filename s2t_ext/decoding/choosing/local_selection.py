@@ -7,16 +7,16 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from s2t_ext import ops
 from s2t_ext.config import S2TConfig
-from s2t_ext.decoding.lagging_scorer import LaggingScorer
+from s2t_ext.decoding.choosing.selection import Choice, StepState, check_whole_sequence
 from s2t_ext.decoding.record import DecodingRecord
-from s2t_ext.decoding.selection import Choice, StepState, check_whole_sequence
 from s2t_ext.decoding.steps.candidate_step import CandidateStep
 from s2t_ext.decoding.steps.expand_step import ExpandStep
+from s2t_ext.decoding.steps.lagging_scorer import LaggingScorer
 from s2t_ext.decoding.steps.self_test import attach, make_step
 from s2t_ext.decoding.steps.static_tree_step import MASKED_ATTENTION, StaticTreeStep, is_static
 from s2t_ext.hf.adapters import AdapterSwitch
+from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
-from s2t_ext.hf.candidate_attention import attention_implementation
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.row_adapters import RowAdapters

@@ -1,0 +1,1 @@
+"""Who chooses at a triggered step: the selector, the teacher, or nobody."""

@@ -1,0 +1,1 @@
+"""Attention of candidate forwards: who sees whom, and how it is computed."""
