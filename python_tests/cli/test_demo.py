@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import json
-import math
 import re
 
 import pytest
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 
 from s2t_ext.cli import app
 from s2t_ext.demo import ASSETS, build, compare, words
-from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method, wilson
+from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method
 from s2t_ext.demo.pretrain import Recipe, encode, make_tokenizer, pretrain
 from s2t_ext.demo.problems import SPLITS, answer_of, problems, split_of, vocabulary
 
@@ -95,15 +94,6 @@ def test_pretraining_learns_the_form_of_a_solution():
     target = batch["response"][:, 1:]
     loss = torch.nn.functional.cross_entropy(logits[target], batch["ids"][:, 1:][target])
     assert loss < 0.5 * torch.log(torch.tensor(float(len(tokenizer))))
-
-
-def test_wilson():
-    """The bounds are the shares at which the observed one is z standard errors away."""
-    for right, count in ((7, 32), (43, 200), (1, 5)):
-        for bound in wilson(right, count):
-            error = math.sqrt(bound * (1 - bound) / count)
-            assert abs(right / count - bound) == pytest.approx(1.959964 * error)
-    assert wilson(0, 10)[0] == pytest.approx(0, abs=1e-12) and wilson(10, 10)[1] == pytest.approx(1)
 
 
 def test_the_build_command_makes_a_demo_that_runs(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from s2t_ext.distillation.overrides import count_overrides
+from s2t_ext.distillation.quality import count_overrides
 
 MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1]]).bool()
 TEACHER = torch.tensor([[0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.4, 0.0], [0.5, 0.2, 0.3]])

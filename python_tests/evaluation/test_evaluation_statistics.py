@@ -33,6 +33,14 @@ def test_wilson(successes, trials, low, high):
     assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=2e-4)
 
 
+def test_wilson_bounds_are_as_many_standard_errors_away_as_its_level_says():
+    for right, count in ((7, 32), (43, 200), (1, 5)):
+        estimate = wilson(right, count)
+        for bound in (estimate.low, estimate.high):
+            error = math.sqrt(bound * (1 - bound) / count)
+            assert abs(right / count - bound) == pytest.approx(1.959964 * error)
+
+
 def test_wilson_of_nothing():
     assert wilson(0, 0).to_dict() == {"value": None, "low": 0.0, "high": 1.0}
     with pytest.raises(ValueError, match=r"successes must be in \[0, 3\], got 4"):

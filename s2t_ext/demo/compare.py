@@ -5,7 +5,6 @@ problems.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from s2t_ext.demo import ASSETS
 from s2t_ext.demo.problems import Problem, answer_of, problems
 from s2t_ext.generation import generate
 from s2t_ext.hf.prompts import pad_prompts
+from s2t_ext.runs.statistics import wilson
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
 
@@ -133,7 +133,8 @@ class Outcome:
     @property
     def interval(self) -> tuple[float, float]:
         """95 % Wilson interval of the accuracy."""
-        return wilson(sum(self.right), len(self.right))
+        estimate = wilson(sum(self.right), len(self.right))
+        return estimate.low, estimate.high
 
 
 def held_out_problems(count: int) -> list[Problem]:
@@ -158,15 +159,6 @@ def run_method(method: str, demo: Demo, some: list[Problem]) -> Outcome:
         )
         return _decode(method, demo, demo.student, some, config, teacher=demo.teacher)
     return _decode(method, demo, demo.adapted, some, decoding, selector=demo.selector)
-
-
-def wilson(right: int, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share."""
-    share = right / count
-    centre = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return (centre - spread) / scale, (centre + spread) / scale
 
 
 def _decode(
