@@ -68,17 +68,20 @@ def arguments(**more) -> dict:
     )
 
 
-def caches_of(model) -> list[weakref.ref]:
-    """Fills with references to every cache that goes through the model."""
-    found: list[weakref.ref] = []
+class Caches:
+    """An `on_step` that finds the caches in use, by weak references."""
 
-    def note(module, args, kwargs):
-        for cache in kwargs.values():
-            if isinstance(cache, Cache) and all(r() is not cache for r in found):
-                found.append(weakref.ref(cache))
+    def __init__(self):
+        self.found: list[weakref.ref] = []
 
-    model.register_forward_pre_hook(note, with_kwargs=True)
-    return found
+    def __call__(self, event):
+        if event.step == 5:
+            found = (thing for thing in gc.get_objects() if issubclass(type(thing), Cache))
+            self.found = [weakref.ref(cache) for cache in found]
+
+    def alive(self) -> list:
+        assert self.found
+        return [reference() for reference in self.found if reference() is not None]
 
 
 @pytest.fixture
@@ -104,18 +107,18 @@ def test_a_model_is_freed_after_a_generation(kind, way):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_cache_is_freed_as_soon_as_generate_returns(kind, without_collector):
     """Without waiting for the garbage collector."""
-    model, generate = new_generation(kind)
-    caches = caches_of(model)
+    caches = Caches()
+    _, generate = new_generation(kind, on_step=caches)
     generate(**arguments())
-    assert caches and [reference() for reference in caches if reference() is not None] == []
+    assert caches.alive() == []
 
 
 @pytest.mark.parametrize("name", ["mamba2", "falcon_h1", "gemma3", "bloom"])
 def test_so_is_the_cache_of_other_architectures(name, without_collector):
-    model, generate = new_generation("expand", name=name)
-    caches = caches_of(model)
+    caches = Caches()
+    _, generate = new_generation("expand", name=name, on_step=caches)
     generate(**arguments())
-    assert caches and [reference() for reference in caches if reference() is not None] == []
+    assert caches.alive() == []
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
@@ -123,18 +126,21 @@ def test_so_is_the_cache_of_other_architectures(name, without_collector):
 def test_a_model_is_freed_after_a_failure(kind, way):
     """Of the caller's callback, once the exception itself is gone."""
 
+    caches = Caches()
+
     def stop(event):
+        caches(event)
         if event.step == 5:
             raise Stop
 
+    gc.collect()
     model, generate = new_generation(kind, way, on_step=stop)
-    caches = caches_of(model)
     with contextlib.suppress(Stop):
         generate(**arguments())
-    alive = [weakref.ref(model), *caches]
+    alive = weakref.ref(model)
     del model, generate
     gc.collect()
-    assert caches and [r() for r in alive if r() is not None] == []
+    assert alive() is None and caches.alive() == []
 
 
 def test_a_model_is_freed_after_patch_and_unpatch():
