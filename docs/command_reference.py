@@ -23,6 +23,8 @@ def command_reference() -> str:
     group = typer.main.get_command(app)
     types = {}
     for registered in app.registered_commands:
+        if registered.hidden:
+            continue
         name = registered.name or registered.callback.__name__.replace("_", "-")
         types[name] = typing.get_type_hints(registered.callback)
     parts = [
@@ -30,6 +32,8 @@ def command_reference() -> str:
         f"`{PROGRAM} COMMAND --help`, or `s2t-ext COMMAND --help`, prints the same.\n",
     ]
     for name, command in sorted(group.commands.items()):
+        if command.hidden:
+            continue
         parts.append(f"## {name}\n\n{command.help}\n")
         shown = [p for p in command.params if p.name != "help"]
         positional = [p.name.upper() for p in shown if p.param_type_name == "argument"]

@@ -201,10 +201,11 @@ def test_the_command(tmp_path):
     result = CliRunner().invoke(app, ["sufficiency", *arguments, "--dtype", "float32", "--no-plot"])
     assert result.exit_code == 0, result.output
     assert "top 5% kl" in result.output and "hit@8" in result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["counts"]["problems"] == len(PROMPTS)
     refused = CliRunner().invoke(app, ["sufficiency", *arguments, "--teacher-name", "x"])
-    assert refused.exit_code == 2 and "--teacher-name" in refused.output
+    assert refused.exit_code == 2 and "--teacher-model-name" in refused.output
 
 
 def test_the_plot(tmp_path):

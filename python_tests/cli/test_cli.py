@@ -1,10 +1,27 @@
 """The program itself: its help, and as a process of its own."""
 
+import importlib
+import inspect
 import subprocess
 import sys
+import typing
 
+import pytest
+import typer
 from architectures import EOS, PROMPT
 from command_line import generate_command
+from transformers import GenerationConfig
+
+import s2t_ext
+from s2t_ext import config
+from s2t_ext.cli import app, options
+from s2t_ext.cli.common import one_line_errors
+from s2t_ext.distillation.data.collect import STEPS
+from s2t_ext.distillation.losses import LOSSES
+from s2t_ext.distillation.options import METHODS, PRIORS
+from s2t_ext.evaluation import policies
+from s2t_ext.hf.prompts import chat_prompt
+from s2t_ext.teachers.server import ServerTeacher
 
 
 def test_help_answers_without_loading_a_model_library():
@@ -28,3 +45,128 @@ def test_the_module_is_the_program(folders):
     assert result.returncode == 0, result.stderr
     assert len(result.stdout) > 5 and "step: none]" in result.stderr
     assert EOS < PROMPT
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+#: Command -> the function of the same name.
+FUNCTIONS = {
+    "calibrate": s2t_ext.calibrate,
+    "collect": s2t_ext.collect,
+    "evaluate": s2t_ext.evaluate,
+    "export": s2t_ext.export,
+    "import-checkpoint": s2t_ext.import_checkpoint,
+    "import-groups": s2t_ext.import_groups,
+    "measure-sufficiency": s2t_ext.measure_sufficiency,
+}
+#: Options that make an argument which a terminal cannot hand over.
+MAKES_AN_ARGUMENT = {
+    "collect": {"task": "prompts", "problems": "prompts"},
+    "measure-sufficiency": {"task": "prompts", "problems": "prompts", "split": "prompts"},
+    "evaluate": {
+        **{"policy": "policies", "k": "policies", "task": "problems", "split": "problems"},
+        **{f"{who}_{what}": "policies" for who in ("teacher", "local") for what in
+           ("trigger", "threshold")},
+        **{"temperature": "policies", "top_p": "policies"},
+        **{"code_timeout": "grader", "code_memory_mb": "grader"},
+    },
+}  # fmt: skip
+LOADS_A_MODEL = {"dtype", "device_map", "trust_remote_code"}
+PRINTS = {"as_json", "plot", "help"}
+
+
+def parameters_of(name):
+    return {parameter.name for parameter in typer.main.get_command(app).commands[name].params}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_options_are_named_as_the_arguments_of_the_function(name):
+    arguments = set(inspect.signature(FUNCTIONS[name]).parameters)
+    makes = MAKES_AN_ARGUMENT.get(name, {})
+    server = set(inspect.signature(ServerTeacher).parameters)
+    for option in parameters_of(name) - LOADS_A_MODEL - PRINTS:
+        if option.startswith("teacher_") and option not in makes:
+            assert option.removeprefix("teacher_") in server, option
+        else:
+            assert makes.get(option, option) in arguments, option
+
+
+def test_generate_takes_its_options_from_where_they_belong():
+    known = {
+        *inspect.signature(s2t_ext.generate).parameters,
+        *inspect.signature(s2t_ext.S2TConfig).parameters,
+        *vars(GenerationConfig()),
+        *inspect.signature(chat_prompt).parameters,
+        *inspect.signature(s2t_ext.calibrate).parameters,  # use_chat_template
+    }
+    shown = {"prompt", "color", "trace", "html", "teacher_model_name", "teacher_cache_dir"}
+    assert parameters_of("generate") - LOADS_A_MODEL - PRINTS - shown <= known
+
+
+@pytest.mark.parametrize(
+    ("choices", "known"),
+    [
+        (options.TriggerName, config.TRIGGERS),
+        (options.SelectMode, config.SELECT_MODES),
+        (options.ProposerName, config.PROPOSERS),
+        (options.CollectedSteps, STEPS),
+        (options.MethodName, METHODS),
+        (options.LossName, LOSSES),
+        (options.PriorName, PRIORS),
+    ],
+)
+def test_the_choices_are_those_of_the_library(choices, known):
+    assert typing.get_args(choices) == tuple(known)
+
+
+def test_the_policies_are_those_of_the_library():
+    module = importlib.import_module("s2t_ext.cli.evaluate")
+    assert [name.partition("@")[0] for name in policies.POLICIES] == list(module.POLICIES)
+
+
+@pytest.mark.parametrize("former", options.FORMER_NAMES)
+def test_former_spellings_name_an_option(former):
+    group = typer.main.get_command(app)
+    known = {
+        name
+        for command in group.commands.values()
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert options.FORMER_NAMES[former] in known and former not in known
+
+
+# ---- before a model is loaded --------------------------------------------------------------------
+
+
+def test_no_torch_for_help_version_and_wrong_arguments(tmp_path):
+    """As a process of its own, which would print what it imports."""
+    student = tmp_path / "student"
+    student.mkdir()
+    model = ("--model", student)
+    for words, status, text in (
+        (("--version",), 0, f"s2t-ext {s2t_ext.__version__}"),
+        (("generate", "--help"), 0, "Usage: s2t-ext generate"),
+        (("generate", *model, "--prompt", "a", "--trigger", "often"), 2, "'often'"),
+        (("generate", *model, "--prompt", "a", "--k", "0"), 2, "k must be in [1, 64]"),
+        (("evaluate", *model, "--policy", "greeedy", "--output", "o"), 2, "got greeedy"),
+        (("distill", *model, "--collection", "no", "--output", "o"), 2, "must be a folder"),
+        (("collect", *model, "--teacher", student, "--prompts", __file__, "--output", "o"), 2,
+         "must be another model than the student"),
+        (("collect", *model, "--teacher", "http://127.0.0.1:9", "--teacher-name", "x",
+          "--prompts", __file__, "--output", "o"), 2, "must be a server that answers"),
+    ):  # fmt: skip
+        command = [sys.executable, "-X", "importtime", "-m", "s2t_ext", *map(str, words)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+        assert result.returncode == status, result.stderr
+        assert text in " ".join((result.stdout + result.stderr).split()), words
+        assert not {"torch", "transformers"} & imported, words
+
+
+def test_an_interrupted_command_says_how_it_goes_on(capsys):
+    for resumes, text in ((True, "stopped; the same command resumes"), (False, "stopped")):
+        with pytest.raises(typer.Exit) as stopped, one_line_errors(resumes):
+            raise KeyboardInterrupt
+        assert stopped.value.exit_code == 130
+        assert capsys.readouterr().err == text + "\n"

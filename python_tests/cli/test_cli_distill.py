@@ -31,12 +31,12 @@ def folders(tmp_path_factory):
         "collect", "--model", root / "student", "--teacher", root / "teacher",
         "--prompts", root / "prompts.jsonl", "--output", root / "data", "--k", 4,
         "--share", 0.3, "--rollouts", 2, "--temperature", 1.0, "--max-new-tokens", 14,
-        "--held-out", 0.4, "--no-chat", *FLOAT,
+        "--held-out", 0.4, "--no-chat", "--json", *FLOAT,
     )  # fmt: skip
     counts = json.loads(stdout)
     assert counts["train"]["trajectories"] + counts["held_out"]["trajectories"] == 20
     assert counts["held_out"]["groups"] > 0 and counts["train"]["groups"] > 0
-    stdout, _ = call(*distill_command(root, "lora"), "--plot")
+    stdout, _ = call(*distill_command(root, "lora"), "--plot", "--json")
     assert json.loads(stdout)["groups"] == counts["held_out"]["groups"]
     return root
 
@@ -129,7 +129,7 @@ def test_groups_of_the_research_code(folders):
     path = write(folders / "groups.jsonl", lines_of([*both[0], *both[1]]))
     stdout, _ = call(
         "import-groups", path, "--model", folders / "student", "--output", folders / "imported",
-        "--held-out", 0.3, *FLOAT,
+        "--held-out", 0.3, "--json", *FLOAT,
     )  # fmt: skip
     assert json.loads(stdout)["train"]["groups"] > 0
     call(*distill_command(folders, "rows", "imported"))

@@ -9,7 +9,7 @@ from models import add_adapter, build_model, make_selector, make_tokenizer, tiny
 
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
-from s2t_ext.cli.generate import CHANGED, RESET, TRIGGERED
+from s2t_ext.cli.printer import CHANGED, RESET, TRIGGERED
 from s2t_ext.generation import generate
 from s2t_ext.hf.identity import describe_base_model
 
@@ -96,14 +96,18 @@ def test_generate_writes_traces(folders, tmp_path):
     options = ("--selector", folders / "selector", "--trace", trace)
     call(*generate_command(folders, *options))
     lines = [json.loads(line) for line in trace.read_text().splitlines()]
-    assert [line["kind"] for line in lines] == ["summary", "row"] and lines[0]["steps"] == 12
+    assert [line["step"] for line in lines] == list(range(12))
+    chosen = [line for line in lines if line["triggered"]]
+    assert chosen and all(line["row"] == 0 and isinstance(line["text"], str) for line in lines)
+    for line in chosen:
+        assert len(line["candidates"]) == 4
+        best = max(line["candidates"], key=lambda candidate: candidate["score"])
+        assert best["id"] == line["token"] and best["logprob"] <= 0
     stdout, _ = call(*generate_command(folders, *options, "--prompt", "Ho"))
     assert stdout.count("\n") == 2
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "trace.jsonl",
-        "trace-0.jsonl",
-        "trace-1.jsonl",
-    }
+    lines = [json.loads(line) for line in trace.read_text().splitlines()]
+    assert [line["row"] for line in lines] == [0] * 12 + [1] * 12
+    assert [p.name for p in tmp_path.iterdir()] == ["trace.jsonl"]
 
 
 def test_generate_with_the_base_model_proposing(folders, tmp_path):
@@ -124,13 +128,18 @@ def test_generate_with_the_base_model_proposing(folders, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--trigger", "entropy"), "generate: selector must be given for select='local' (or set "
-            "trigger='never'), got None"),
-        (("--trigger", "often"), "S2TConfig: trigger must be one of entropy, margin, head, kl, "
-            "random, always, never, got 'often'"),
+        (("--trigger", "entropy"), "--selector must be given for --trigger entropy, got none"),
+        (("--trigger", "kl"), "--selector must be given for --trigger kl, got none"),
+        (("--select", "teacher"), "--teacher must be given for --select teacher or --trigger kl, "
+            "got none"),
+        (("--temperature", 0.5), "--do-sample must be given for --temperature, got greedy "
+            "decoding"),
+        (("--prompt", ""), "--prompt must not be empty, got ''"),
+        (("--selector", "/no/such"), "--selector must be a folder or hub repository, got /no/such"),
+        (("--teacher", "http://127.0.0.1:9"), "--teacher-model-name must be given for a server, "
+            "got none"),
         (("--k", 0), "S2TConfig: k must be in [1, 64], got 0"),
         (("--k", 65), "S2TConfig: k must be in [1, 64], got 65"),
-        (("--dtype", "float33"), "--dtype must be one of float32, bfloat16, float16, got float33"),
     ],
 )  # fmt: skip
 def test_generate_says_no_in_one_line(options, message, folders):
@@ -145,7 +154,7 @@ def test_brackets_of_a_message_are_printed(folders):
     """Not taken for markup."""
     with pytest.MonkeyPatch.context() as patch:
         module = sys.modules["s2t_ext.cli.generate"]  # the name itself is the command
-        patch.setattr(module, "_config", lambda *a, **k: S2TConfig(support=4))
+        patch.setattr(module, "decoding_config", lambda *a, **k: S2TConfig(support=4))
         assert error_of(*generate_command(folders)) == (
             "S2TConfig: support must be 0 or in [k, 64] with k = 8, got 4"
         )
@@ -154,7 +163,7 @@ def test_brackets_of_a_message_are_printed(folders):
 def test_generate_names_what_is_missing(folders, tmp_path):
     options = ("--prompt", "Hi")
     assert error_of("generate", "--model", tmp_path / "no", *options).startswith(
-        "--model must be a model folder or repository: "
+        "--model must be a folder or hub repository, got "
     )
     text = error_of(*generate_command(folders, "--selector", tmp_path))
     assert text == f"load_selector: path_or_repo must hold s2t_config.json, got {tmp_path}"

@@ -2,7 +2,7 @@
 
 import torch
 
-from s2t_ext.cli.generate import _Printer
+from s2t_ext.cli.printer import Printer
 
 
 class Event:
@@ -27,7 +27,7 @@ class Pieces:
 
 
 def printed(tokenizer, tokens, capsys, **options) -> list[str]:
-    printer, outputs = _Printer(tokenizer, False), []
+    printer, outputs = Printer(tokenizer, False), []
     for token in tokens:
         printer.step(Event(token))
         outputs.append(capsys.readouterr().out)

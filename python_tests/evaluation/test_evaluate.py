@@ -153,7 +153,9 @@ def test_the_command(tmp_path):
     policies = ["--policy", "greedy", "--policy", "s2t", "--policy", "maj@2"]
     result = CliRunner().invoke(app, [*arguments, *policies, "--teacher-threshold", "0.5"])
     assert result.exit_code == 0, result.output
-    assert "| s2t against greedy |" in result.output and "| maj@2 |" in result.output
+    assert "\ns2t against greedy " in result.output and "\nmaj@2 " in result.output
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "of the answers were cut off before their end" in result.stderr  # 8 tokens
     assert (tmp_path / "run" / "results" / "s2t.jsonl").read_text().count("\n") == len(PROMPTS)
     refused = CliRunner().invoke(app, [*arguments, "--policy", "s2t-local"])
-    assert refused.exit_code == 2 and "selector must be given" in refused.output
+    assert refused.exit_code == 2 and "--selector must be given" in refused.output

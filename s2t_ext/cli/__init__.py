@@ -1,12 +1,17 @@
 """`python -m s2t_ext`: one file per command, registered here.
 
 A command's file imports at its top only what its options need; torch models, transformers and the
-like are imported inside the command, so that `--help` answers at once.
+like are imported inside the command, so that `--help`, and a no to wrong arguments, come at once.
 """
 
-import typer
+from typing import Annotated, Any
 
+import typer
+from typer.core import TyperCommand
+
+from s2t_ext._version import __version__
 from s2t_ext.cli.calibrate import calibrate
+from s2t_ext.cli.chat import chat
 from s2t_ext.cli.collect import collect
 from s2t_ext.cli.demo import demo
 from s2t_ext.cli.distill import distill
@@ -16,29 +21,69 @@ from s2t_ext.cli.generate import generate
 from s2t_ext.cli.import_checkpoint import import_checkpoint
 from s2t_ext.cli.import_groups import import_groups
 from s2t_ext.cli.info import info
+from s2t_ext.cli.options import FORMER_NAMES
 from s2t_ext.cli.sufficiency import sufficiency
 from s2t_ext.cli.trace import trace
 
+PROGRAM = "s2t-ext"
+
+
+class _Command(TyperCommand):
+    """A command that also takes the earlier spellings of options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        renamed = []
+        for argument in args:
+            name, equals, value = argument.partition("=")
+            renamed.append(FORMER_NAMES.get(name, name) + equals + value)
+        return super().parse_args(ctx, renamed)
+
+
 app = typer.Typer(
-    name="s2t_ext",
-    help="Select-to-Think decoding: a small language model re-ranks its own candidates.",
+    name=PROGRAM,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # a local may be a whole model
 )
-app.command()(info)
-app.command()(generate)
-app.command()(trace)
-app.command()(calibrate)
-app.command()(demo)
-app.command()(collect)
-app.command()(distill)
-app.command()(export)
-app.command()(sufficiency)
-app.command()(evaluate)
-app.command("import-checkpoint")(import_checkpoint)
-app.command("import-groups")(import_groups)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Select-to-Think decoding: a small language model re-ranks its own candidates."""
+
+
+_USE, _MAKE, _MEASURE = "Decode", "Make a selector", "Measure"
+for command, panel in (
+    (info, _USE),
+    (demo, _USE),
+    (generate, _USE),
+    (chat, _USE),
+    (trace, _USE),
+    (collect, _MAKE),
+    (distill, _MAKE),
+    (calibrate, _MAKE),
+    (export, _MAKE),
+    (import_checkpoint, _MAKE),
+    (import_groups, _MAKE),
+    (evaluate, _MEASURE),
+):
+    app.command(cls=_Command, rich_help_panel=panel)(command)
+app.command("measure-sufficiency", cls=_Command, rich_help_panel=_MEASURE)(sufficiency)
+app.command("sufficiency", cls=_Command, hidden=True)(sufficiency)
 
 
 def main() -> None:
     """Entry point of the `s2t-ext` script."""
-    app(prog_name="s2t_ext")
+    app(prog_name=PROGRAM)

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import load_model, one_line_errors, read_prompts
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, read_prompts, show, wrote
+from s2t_ext.cli.options import AsJson, CalibratedTrigger, Dtype, Model, UseChatTemplate
 
 
 def calibrate(
-    model: Annotated[str, typer.Option(help="Model folder or hub repository.")],
+    model: Model,
     prompts: Annotated[Path, typer.Option(help=".jsonl or text file, one prompt a line.")],
     selector: Annotated[
         str | None, typer.Option(help="Selector folder; the threshold is stored in it.")
     ] = None,
     rate: Annotated[float, typer.Option(help="Share of steps that should trigger.")] = 0.01,
-    trigger: Annotated[str, typer.Option(help="entropy, margin or head.")] = "entropy",
+    trigger: Annotated[CalibratedTrigger, typer.Option(help="Whose threshold.")] = "entropy",
     max_new_tokens: Annotated[int, typer.Option(help="Length of the rollouts.")] = 256,
     batch_size: Annotated[int, typer.Option(help="Rollouts at a time.")] = 8,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    chat: Annotated[bool, typer.Option(help="Wrap prompts in the chat template.")] = True,
+    dtype: Dtype = "bfloat16",
+    use_chat_template: UseChatTemplate = True,
+    as_json: AsJson = False,
 ) -> None:
     """Find the threshold at which a trigger fires at a given rate on your prompts."""
     with one_line_errors():
-        import s2t_ext
-
-        if not prompts.is_file():
-            raise FileNotFoundError(f"--prompts must be a file, got {prompts}")
         if selector is not None and not Path(selector).is_dir():
             raise FileNotFoundError(
                 f"--selector must be a folder (the threshold is stored in it), got {selector}"
             )
         texts = read_prompts(prompts)
+        if not 0 < rate < 1:
+            raise ValueError(f"calibrate: rate must be in (0, 1), got {rate}")
+        check_path("--model", model)
+        import s2t_ext
+
         student, tokenizer = load_model(model, dtype)
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         found = s2t_ext.calibrate(
@@ -46,8 +48,9 @@ def calibrate(
             selector=chosen,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            use_chat_template=chat,
+            use_chat_template=use_chat_template,
         )
+        show({"trigger": trigger, **found.to_dict()}, as_json)
         if chosen is not None and selector is not None:
             chosen.save_pretrained(selector)
-        typer.echo(json.dumps({"trigger": trigger, **found.to_dict()}, indent=2))
+            wrote(selector, f"s2t-ext generate --model {model} --selector {selector} --prompt TEXT")

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from s2t_ext.cli.common import load_model, one_line_errors, read_prompts
-from s2t_ext.cli.teachers import TEACHER_HELP, load_teacher
+from s2t_ext.cli.common import (
+    check_path,
+    load_model,
+    one_line_errors,
+    read_prompts,
+    say,
+    show,
+    wrote,
+)
+from s2t_ext.cli.options import (
+    AsJson,
+    CollectedSteps,
+    Dtype,
+    Model,
+    TeacherCacheDir,
+    TeacherModelName,
+    UseChatTemplate,
+)
+from s2t_ext.cli.teachers import TEACHER_HELP, check_teacher, load_teacher
 
 if TYPE_CHECKING:
     from s2t_ext.runs.prompts import Prompt
 
 
 def collect(
-    model: Annotated[str, typer.Option(help="The student: model folder or hub repository.")],
+    model: Model,
     teacher: Annotated[str, typer.Option(help=TEACHER_HELP)],
     output: Annotated[Path, typer.Option(help="Folder of the collection; resumes if it has one.")],
     prompts: Annotated[
@@ -36,7 +53,7 @@ def collect(
         float, typer.Option(help="Share of a rollout's steps to keep; of `either`, twice at most.")
     ] = 0.1,
     steps: Annotated[
-        str,
+        CollectedSteps,
         typer.Option(
             help="Which: those of highest divergence (kl); those where the student is least "
             "certain, at which an entropy trigger fires (entropy); or either."
@@ -55,30 +72,29 @@ def collect(
             "student, prompts, rollouts, temperature, length, seed and chat option."
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    chat: Annotated[bool, typer.Option(help="Wrap prompts in the chat template.")] = True,
-    teacher_name: Annotated[str | None, typer.Option(help="The model's name at a server.")] = None,
-    teacher_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps a server's answers.")
-    ] = None,
+    dtype: Dtype = "bfloat16",
+    use_chat_template: UseChatTemplate = True,
+    teacher_model_name: TeacherModelName = None,
+    teacher_cache_dir: TeacherCacheDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Roll a student out and have a teacher label the steps where they differ."""
-    with one_line_errors():
-        from s2t_ext.distillation.data.collect import collect as run
-
+    with one_line_errors(resumes=True):
         if (prompts is None) == (task is None):
             raise ValueError("one of --prompts and --task must be given, got both or none")
-        if prompts is not None and not prompts.is_file():
-            raise FileNotFoundError(f"--prompts must be a file, got {prompts}")
+        check_path("--model", model)
+        check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
         if prompts is not None:
             chosen = grouped_prompts(prompts)
         else:
             chosen = task_prompts(str(task), problems, seed)
         student, tokenizer = load_model(model, dtype)
+        from s2t_ext.distillation.data.collect import collect as run
+
         collection = run(
             student,
             tokenizer,
-            load_teacher(teacher, teacher_name, teacher_cache, tokenizer, dtype),
+            load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype),
             chosen,
             output,
             k=k,
@@ -89,11 +105,25 @@ def collect(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             held_out=held_out,
-            use_chat_template=chat,
+            use_chat_template=use_chat_template,
             seed=seed,
             rollouts_from=rollouts_from,
         )
-        typer.echo(json.dumps(collection.summary(), indent=2))
+        summary = collection.summary()
+        show(summary, as_json)
+        _warn_of_share(summary, held_out)
+        wrote(output, f"s2t-ext distill --model {model} --collection {output} --output RUN")
+
+
+def _warn_of_share(summary: dict[str, Any], held_out: float) -> None:
+    """Prompts are split by their hash: of a few, the share can be far off."""
+    train, rest = (summary[split]["trajectories"] for split in ("train", "held_out"))
+    realised = rest / max(train + rest, 1)
+    if abs(realised - held_out) > 0.1:
+        say(
+            f"held out: {rest} of {train + rest} trajectories, {realised:.0%} instead of "
+            f"{held_out:.0%} (few prompts; more come closer)"
+        )
 
 
 def task_prompts(task: str, count: int, seed: int) -> list[Prompt]:

@@ -1,49 +1,162 @@
-"""What several commands share: loading models, selectors and prompts, and saying no in one line."""
+"""What several commands share: loading models and prompts, printing, and saying no in one line."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from s2t_ext.config import S2TConfig
 
 errors = Console(stderr=True)
 
-DTYPES = ("float32", "bfloat16", "float16")
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 @contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Prints the message of an expected error (bad options, missing files); exits with status 2."""
+def one_line_errors(resumes: bool = False) -> Iterator[None]:
+    """Prints the message of an expected error (bad options, missing files, a server that does not
+    answer) and exits with status 2; after Ctrl-C with 130.
+
+    Args:
+        resumes: Whether the command goes on where it was stopped.
+    """
     try:
         yield
-    except (ValueError, FileNotFoundError, ImportError, NotImplementedError) as error:
-        text = escape(str(error))  # "[k, 64]" is no markup
-        errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        say("stopped; the same command resumes" if resumes else "stopped")
+        raise typer.Exit(INTERRUPTED) from None
+    except (ValueError, OSError, ImportError, NotImplementedError) as error:
+        raise _refusal(error) from error
+    except RuntimeError as error:
+        if not type(error).__module__.startswith("s2t_ext."):  # a teacher's server
+            raise
+        raise _refusal(error) from error
 
 
-def load_model(path: str, dtype: str) -> tuple[Any, Any]:
-    """(model, tokenizer) from a folder or hub repository, on the GPU if there is one."""
+def _refusal(error: Exception) -> typer.Exit:
+    text = escape(str(error))  # "[k, 64]" is no markup
+    errors.print(f"[red]error:[/red] {text}", highlight=False, soft_wrap=True)
+    return typer.Exit(2)
+
+
+def say(text: str) -> None:
+    """A line beside the output, on standard error."""
+    errors.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def wrote(path: str | Path, next_step: str | None = None) -> None:
+    """Names what a command has written, and the command that goes on from there."""
+    say(f"wrote {path}" + (f"; next: {next_step}" if next_step else ""))
+
+
+def show(values: Mapping[str, Any], as_json: bool) -> None:
+    """Prints a result: JSON, or a table of names and values that fits the terminal."""
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    table = plain_table()
+    table.show_header = False
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _flat(values):
+        table.add_row(name, escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
+    Console().print(table)
+
+
+def plain_table() -> Table:
+    """A table without lines; the one look of all commands."""
+    return Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + str(name), value
+
+
+def check_path(option: str, value: str) -> None:
+    """Raises FileNotFoundError for what is neither there nor can be a hub repository's name."""
+    if Path(value).exists():
+        return
+    if value.startswith((".", "/", "~")) or value.count("/") > 1:
+        raise FileNotFoundError(f"{option} must be a folder or hub repository, got {value}")
+
+
+def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> S2TConfig:
+    """The decoding that options ask for: the selector's own, the paper's with a teacher, or, with
+    neither, plain decoding. Reads one file, and loads no model.
+
+    Args:
+        selector: A folder or repository.
+        teacher: Whether there is one.
+        given: Options of `S2TConfig`; None leaves one as it is.
+    """
+    from s2t_ext.config import CONFIG_NAME, S2TConfig
+    from s2t_ext.runs.files import locate_file, read_json
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    if selector is not None:
+        check_path("--selector", selector)
+        stored: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError):  # a research checkpoint has none
+            path = locate_file(selector, CONFIG_NAME)
+            stored = read_json(path, "--selector").get("decoding") or {}
+        base = S2TConfig.from_dict(stored)
+    elif teacher is not None:
+        base = S2TConfig(select="teacher", trigger="kl", threshold=0.88)
+    else:
+        base = S2TConfig(trigger="never")
+    if changes.get("trigger", base.trigger) != base.trigger:
+        changes.setdefault("threshold", None)  # one trigger's says nothing about another
+    config = dataclasses.replace(base, **changes)
+    if selector is None and config.select == "local" and config.trigger != "never":
+        raise ValueError(f"--selector must be given for --trigger {config.trigger}, got none")
+    if teacher is None and (config.select != "local" or config.trigger == "kl"):
+        raise ValueError("--teacher must be given for --select teacher or --trigger kl, got none")
+    return config
+
+
+def load_model(
+    path: str, dtype: str, device_map: str | None = None, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """(model, tokenizer) from a folder or hub repository, on the GPU if there is one.
+
+    Args:
+        path: The folder or repository.
+        dtype: Of the weights.
+        device_map: Where transformers puts the layers; None puts all on one device.
+        trust_remote_code: Run code of the repository.
+    """
+    check_path("--model", path)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
-    if dtype not in DTYPES:
-        raise ValueError(f"--dtype must be one of {', '.join(DTYPES)}, got {dtype}")
     if not sys.stderr.isatty():  # a bar in a log is many lines
         logging.disable_progress_bar()
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        if device_map is not None:
+            options["device_map"] = device_map
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
+    if device_map is not None:
+        return model.eval(), tokenizer
     device = "cpu"
     if torch.cuda.is_available():  # one GPU per process under accelerate or torchrun
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
@@ -52,6 +165,8 @@ def load_model(path: str, dtype: str) -> tuple[Any, Any]:
 
 def read_prompts(path: Path) -> list[str]:
     """Prompts of a file: JSON lines with "prompt" or "question", or plain text lines."""
+    if not path.is_file():
+        raise FileNotFoundError(f"--prompts must be a file, got {path}")
     prompts = []
     for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
         if not line.strip():

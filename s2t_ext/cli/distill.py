@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import load_model, one_line_errors
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, show, wrote
+from s2t_ext.cli.options import AsJson, Dtype, LossName, MethodName, PriorName
 
 
 def distill(
@@ -16,10 +17,10 @@ def distill(
     collection: Annotated[Path, typer.Option(help="Folder written by `collect`.")],
     output: Annotated[Path, typer.Option(help="Folder of the run; resumes if it has one.")],
     method: Annotated[
-        str, typer.Option(help="lora; rows (score rows on a frozen backbone); or full.")
+        MethodName, typer.Option(help="lora; rows (score rows on a frozen backbone); or full.")
     ] = "lora",
     loss: Annotated[
-        str,
+        LossName,
         typer.Option(
             help="top1: the teacher's favourite, with a hinge and some kl; kl: the teacher's "
             "distribution; pairwise: the teacher's order."
@@ -31,7 +32,7 @@ def distill(
     learning_rate: Annotated[float, typer.Option(help="Of the adapter or the weights.")] = 5e-5,
     head_learning_rate: Annotated[float, typer.Option(help="Of rows, prior, trigger.")] = 1e-3,
     prior: Annotated[
-        str,
+        PriorName,
         typer.Option(
             help="Weight of the student's own log-probability: trained, fitted afterwards, or none."
         ),
@@ -46,11 +47,19 @@ def distill(
         float, typer.Option(help="Share of steps at which the stored triggers fire, in (0, 1).")
     ] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the order, the dropout and the first rows.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    dtype: Dtype = "bfloat16",
     plot: Annotated[bool, typer.Option(help="Also draw metrics.png (needs matplotlib).")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a selector on a collection."""
-    with one_line_errors():
+    with one_line_errors(resumes=True):
+        if plot and importlib.util.find_spec("matplotlib") is None:
+            raise ImportError("--plot needs matplotlib: pip install 's2t_ext[plot]'")
+        if not collection.is_dir():
+            raise FileNotFoundError(f"--collection must be a folder, got {collection}")
+        if not 0 < trigger_rate < 1:
+            raise ValueError(f"distill: trigger_rate must be in (0, 1), got {trigger_rate}")
+        check_path("--model", model)
         from accelerate import PartialState
 
         from s2t_ext.distillation.losses import LossConfig
@@ -82,5 +91,9 @@ def distill(
             from s2t_ext.distillation.plot import plot_metrics
 
             plot_metrics(output)
-        quality = {} if result.quality is None else result.quality.to_dict()
-        typer.echo(json.dumps(quality, indent=2))
+        show({} if result.quality is None else result.quality.to_dict(), as_json)
+        wrote(
+            output / "selector",
+            f"s2t-ext evaluate --model {model} --selector {output / 'selector'} --policy greedy "
+            "--policy s2t-local --output RESULTS",
+        )

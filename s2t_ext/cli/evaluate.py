@@ -7,12 +7,32 @@ from typing import Annotated, Any
 
 import typer
 
-from s2t_ext.cli.common import load_model, one_line_errors
-from s2t_ext.cli.teachers import TEACHER_HELP, load_teacher
+from s2t_ext.cli.common import (
+    check_path,
+    load_model,
+    one_line_errors,
+    plain_table,
+    say,
+    show,
+    wrote,
+)
+from s2t_ext.cli.options import (
+    AsJson,
+    Dtype,
+    Model,
+    SelectorPath,
+    SplitName,
+    TeacherCacheDir,
+    TeacherModelName,
+    TeacherPath,
+    TriggerName,
+    UseChatTemplate,
+)
+from s2t_ext.cli.teachers import check_teacher, load_teacher
 
 
 def evaluate(
-    model: Annotated[str, typer.Option(help="The student: model folder or hub repository.")],
+    model: Model,
     output: Annotated[Path, typer.Option(help="Folder of the run; resumes or extends one.")],
     policy: Annotated[
         list[str],
@@ -22,42 +42,47 @@ def evaluate(
             "option again for more."
         ),
     ],
-    selector: Annotated[str | None, typer.Option(help="Selector folder or repository.")] = None,
-    teacher: Annotated[str | None, typer.Option(help=TEACHER_HELP)] = None,
+    selector: SelectorPath = None,
+    teacher: TeacherPath = None,
     task: Annotated[
         list[str] | None,
         typer.Option(help="gsm_symbolic (default), mix, humaneval, a generator, or a .jsonl file."),
     ] = None,
     problems: Annotated[int | None, typer.Option(help="How many of each task.")] = None,
-    split: Annotated[str, typer.Option(help="Of the tasks: held_out, train or all.")] = "held_out",
+    split: Annotated[
+        SplitName, typer.Option(help="Of the tasks: held_out, train or all.")
+    ] = "held_out",
     seed: Annotated[int, typer.Option(help="Of problems, sampling and intervals.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Problems at a time.")] = 8,
     k: Annotated[int | None, typer.Option(help="Candidates per choice.")] = None,
-    teacher_trigger: Annotated[str, typer.Option(help="Of s2t and takeover.")] = "kl",
+    teacher_trigger: Annotated[TriggerName, typer.Option(help="Of s2t and takeover.")] = "kl",
     teacher_threshold: Annotated[float, typer.Option(help="Of s2t and takeover.")] = 0.88,
     local_trigger: Annotated[
-        str | None, typer.Option(help="Of s2t-local; default: the selector's.")
+        TriggerName | None, typer.Option(help="Of s2t-local; default: the selector's.")
     ] = None,
     local_threshold: Annotated[
         float | None, typer.Option(help="Of s2t-local; default: the selector's.")
     ] = None,
     temperature: Annotated[float, typer.Option(help="Of maj@K.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="Of maj@K.")] = 0.95,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    chat: Annotated[bool, typer.Option(help="Wrap prompts in the chat template.")] = True,
-    teacher_name: Annotated[str | None, typer.Option(help="The model's name at a server.")] = None,
-    teacher_cache: Annotated[
-        Path | None, typer.Option(help="Folder that keeps a server's answers.")
-    ] = None,
+    dtype: Dtype = "bfloat16",
+    use_chat_template: UseChatTemplate = True,
+    teacher_model_name: TeacherModelName = None,
+    teacher_cache_dir: TeacherCacheDir = None,
     code_timeout: Annotated[float, typer.Option(help="Seconds for one program.")] = 10.0,
     code_memory_mb: Annotated[int, typer.Option(help="Memory of one program.")] = 1024,
+    as_json: AsJson = False,
 ) -> None:
     """Answer and grade problems with several policies, and compare them problem by problem.
 
     humaneval runs programs that the model wrote, in processes with limits but without a sandbox.
     """
-    with one_line_errors():
+    with one_line_errors(resumes=True):
+        _check_policies(policy, selector, teacher)
+        check_path("--model", model)
+        if teacher is not None:
+            check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
         import s2t_ext
         from s2t_ext.evaluation.grading import Grader
         from s2t_ext.evaluation.policies import make_policy
@@ -81,8 +106,8 @@ def evaluate(
         )
         large = None
         if teacher is not None:
-            large = load_teacher(teacher, teacher_name, teacher_cache, tokenizer, dtype)
-        s2t_ext.evaluate(
+            large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+        summary = s2t_ext.evaluate(
             student,
             tokenizer,
             every,
@@ -93,7 +118,68 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             seed=seed,
-            use_chat_template=chat,
+            use_chat_template=use_chat_template,
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
         )
-        typer.echo((output / "summary.md").read_text())
+        if as_json:
+            show(summary, as_json)
+        else:
+            _print(summary)
+        wrote(output / "summary.md")
+
+
+#: As `s2t_ext.evaluation.policies.POLICIES`, without loading a model library.
+POLICIES = ("greedy", "maj", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
+
+
+def _check_policies(names: list[str], selector: str | None, teacher: str | None) -> None:
+    """Says no to wrong names, and to policies without what they need."""
+    for name in names:
+        kind = name.partition("@")[0]
+        if kind not in POLICIES:
+            known = "greedy, maj@K, " + ", ".join(POLICIES[2:])
+            raise ValueError(f"--policy must be one of {known}, got {name}")
+        if kind.startswith("s2t-local") and selector is None:
+            raise ValueError(f"--selector must be given for --policy {name}, got none")
+        if kind in ("teacher", "takeover", "s2t") and teacher is None:
+            raise ValueError(f"--teacher must be given for --policy {name}, got none")
+
+
+def _print(summary: dict[str, Any]) -> None:
+    """The tables of summary.md, as far as 80 columns hold them."""
+    from rich.console import Console
+
+    console = Console()
+    table = plain_table()
+    table.add_column("policy", style="bold", overflow="fold")
+    for name in ("accuracy (95 %)", "correct", "tokens", "chosen", "changed", "seconds"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, entry in summary["policies"].items():
+        accuracy = entry["accuracy"]
+        table.add_row(
+            name,
+            f"{accuracy['value']:.3f} ({accuracy['low']:.3f} to {accuracy['high']:.3f})",
+            f"{entry['correct']}/{entry['problems']}",
+            f"{entry['tokens']:.0f}",
+            f"{entry['trigger_rate']:.1%}",
+            f"{entry['change_rate']:.1%}",
+            f"{entry['seconds']:.1f}",
+        )
+    console.print(table)
+    if summary["comparisons"]:
+        table = plain_table()
+        table.add_column("comparison", style="bold", overflow="fold")
+        for name in ("won", "lost", "tied", "McNemar p"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for pair in summary["comparisons"]:
+            counts = (str(pair[name]) for name in ("wins", "losses", "ties"))
+            names = f"{pair['first']} against {pair['second']}"
+            table.add_row(names, *counts, f"{pair['p_value']:.3f}")
+        console.print()
+        console.print(table)
+    for name, entry in summary["policies"].items():
+        if entry["truncated"] > 0:
+            say(
+                f"{name}: {entry['truncated']:.0%} of the answers were cut off before their end; "
+                "they are graded as they stand (give a larger --max-new-tokens)"
+            )

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import load_model, one_line_errors
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, wrote
+from s2t_ext.cli.options import Dtype
 
 
 def export(
@@ -28,10 +29,12 @@ def export(
         typer.Option(help="Also upload the folder to this repository, created if missing."),
     ] = None,
     private: Annotated[bool, typer.Option(help="Create that repository as a private one.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    dtype: Dtype = "bfloat16",
 ) -> None:
     """Write a model folder that serves anywhere, with the selector's files beside the weights."""
     with one_line_errors():
+        check_path("selector", selector)
+        check_path("--model", model)
         import s2t_ext
 
         base, tokenizer = load_model(model, dtype)
@@ -45,3 +48,5 @@ def export(
             private=private,
         )
         typer.echo(f"{selector} -> {folder}")
+        if merge:
+            wrote(folder, f"transformers serve {folder} --trust-remote-code")

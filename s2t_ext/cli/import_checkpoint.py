@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import load_model, one_line_errors
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, wrote
+from s2t_ext.cli.options import Dtype
 
 
 def import_checkpoint(
@@ -18,12 +19,12 @@ def import_checkpoint(
         str | None,
         typer.Option(help="Score rows of an adapter: comma-separated ids. Default: found."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    dtype: Dtype = "bfloat16",
 ) -> None:
     """Convert a foreign checkpoint into a selector folder."""
     with one_line_errors():
-        import s2t_ext
-
+        check_path("checkpoint", checkpoint)
+        check_path("--model", model)
         ids = None
         if reserved_ids is not None:
             parts = reserved_ids.split(",")
@@ -32,6 +33,12 @@ def import_checkpoint(
                     f"--reserved-ids must be comma-separated numbers, got {reserved_ids}"
                 )
             ids = [int(part) for part in parts]
+        import s2t_ext
+
         student, _ = load_model(model, dtype)
         selector = s2t_ext.import_checkpoint(checkpoint, student, output, reserved_ids=ids)
         typer.echo(f"{selector} -> {output}")
+        wrote(
+            output,
+            f"s2t-ext calibrate --model {model} --selector {output} --prompts FILE",
+        )

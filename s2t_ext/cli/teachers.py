@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2t_ext.cli.common import load_model
+from s2t_ext.cli.common import check_path, load_model
 
 if TYPE_CHECKING:
     from s2t_ext.teachers.base import Teacher
@@ -13,28 +15,61 @@ if TYPE_CHECKING:
 TEACHER_HELP = (
     "Model folder or hub repository, or the address of a completions server (http://...)."
 )
+#: Seconds that a server has for saying that it is there.
+PING_SECONDS = 10.0
+
+
+def check_teacher(teacher: str, model_name: str | None, cache_dir: Path | None, model: str) -> None:
+    """Says no before a model is loaded: a server that is not there, options that do not fit, the
+    student as its own teacher.
+
+    Args:
+        teacher: A path, a repository or an address.
+        model_name: The model's name at a server.
+        cache_dir: Folder that keeps a server's answers.
+        model: The student's path or repository.
+    """
+    if teacher.startswith(("http://", "https://")):
+        if model_name is None:
+            raise ValueError("--teacher-model-name must be given for a server, got none")
+        _ping(teacher)
+        return
+    if model_name is not None or cache_dir is not None:
+        raise ValueError(
+            "--teacher-model-name and --teacher-cache-dir must be left out for a model, got "
+            f"--teacher {teacher}"
+        )
+    check_path("--teacher", teacher)
+    if teacher == model or (
+        Path(teacher).exists() and Path(model).exists() and Path(teacher).samefile(model)
+    ):
+        raise ValueError(f"--teacher must be another model than the student, got {teacher}")
+
+
+def _ping(url: str) -> None:
+    try:
+        urllib.request.urlopen(f"{url.rstrip('/')}/models", timeout=PING_SECONDS).close()
+    except urllib.error.HTTPError:
+        return  # it answers; not every server lists its models
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ValueError(f"--teacher must be a server that answers, got {url}: {reason}") from error
 
 
 def load_teacher(
-    teacher: str, name: str | None, cache: Path | None, tokenizer: Any, dtype: str
+    teacher: str, model_name: str | None, cache_dir: Path | None, tokenizer: Any, dtype: str
 ) -> Teacher:
     """The teacher a command's options ask for.
 
     Args:
         teacher: A path, a repository or an address.
-        name: The model's name at a server.
-        cache: Folder that keeps a server's answers.
+        model_name: The model's name at a server.
+        cache_dir: Folder that keeps a server's answers.
         tokenizer: The student's; a server's is taken to be the same.
+        dtype: Of a local model's weights.
     """
-    from s2t_ext.teachers.base import Teacher
+    from s2t_ext.teachers import Teacher
 
     if teacher.startswith(("http://", "https://")):
-        if name is None:
-            raise ValueError("--teacher-name must be given for a server, got none")
-        return Teacher.from_server(teacher, name, tokenizer, cache_dir=cache)
-    if name is not None or cache is not None:
-        raise ValueError(
-            "--teacher-name and --teacher-cache must be left out for a model, got --teacher "
-            f"{teacher}"
-        )
+        return Teacher.from_server(teacher, str(model_name), tokenizer, cache_dir=cache_dir)
     return Teacher.from_model(*load_model(teacher, dtype))

@@ -6,33 +6,38 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import errors, load_model, one_line_errors
-from s2t_ext.cli.teachers import TEACHER_HELP, load_teacher
+from s2t_ext.cli.common import check_path, decoding_config, load_model, one_line_errors, wrote
+from s2t_ext.cli.options import (
+    Candidates,
+    Dtype,
+    Model,
+    SelectorPath,
+    TeacherModelName,
+    TeacherPath,
+    Threshold,
+    Trigger,
+    UseChatTemplate,
+)
+from s2t_ext.cli.teachers import check_teacher, load_teacher
 
 
 def trace(
-    model: Annotated[str, typer.Option(help="The student: model folder or hub repository.")],
-    prompt: Annotated[str, typer.Option(help="The prompt.")],
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="The prompt.", metavar="TEXT")],
     html: Annotated[Path, typer.Option(help="The page to write: one file, without network.")],
-    selector: Annotated[str | None, typer.Option(help="Selector folder or hub repository.")] = None,
-    teacher: Annotated[
-        str | None, typer.Option(help=f"Chooses instead of a selector. {TEACHER_HELP}")
-    ] = None,
-    trigger: Annotated[
-        str | None, typer.Option(help="entropy, margin, head, kl, random or always.")
-    ] = None,
-    threshold: Annotated[
-        float | None, typer.Option(help="Default: the selector's calibrated threshold.")
-    ] = None,
-    k: Annotated[int | None, typer.Option(help="Candidates per step.")] = None,
+    selector: SelectorPath = None,
+    teacher: TeacherPath = None,
+    trigger: Trigger = None,
+    threshold: Threshold = None,
+    k: Candidates = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length of the answer, at most.")] = 256,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    chat: Annotated[bool, typer.Option(help="Wrap the prompt in the chat template.")] = True,
-    teacher_name: Annotated[str | None, typer.Option(help="The model's name at a server.")] = None,
+    dtype: Dtype = "bfloat16",
+    use_chat_template: UseChatTemplate = True,
+    teacher_model_name: TeacherModelName = None,
     steps: Annotated[
         Path | None, typer.Option("--json", help="Also write what the page shows as JSON.")
     ] = None,
@@ -41,8 +46,10 @@ def trace(
     with one_line_errors():
         if (selector is None) == (teacher is None):
             raise ValueError("trace: either --selector or --teacher must be given")
-        import dataclasses
-
+        config = decoding_config(selector, teacher, trigger=trigger, threshold=threshold, k=k)
+        check_path("--model", model)
+        if teacher is not None:
+            check_teacher(teacher, teacher_model_name, None, model)
         import s2t_ext
         from s2t_ext.analysis.trace import trace as trace_prompt
         from s2t_ext.runs.files import write_atomically
@@ -52,12 +59,7 @@ def trace(
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         guide = None
         if teacher is not None:
-            guide = load_teacher(teacher, teacher_name, None, tokenizer, dtype)
-        base = chosen.decoding if chosen is not None else None
-        config = base or s2t_ext.S2TConfig(select="local" if chosen else "teacher")
-        given = {"trigger": trigger, "threshold": threshold, "k": k}
-        changes: dict[str, Any] = {n: v for n, v in given.items() if v is not None}
-        config = dataclasses.replace(config, **changes)
+            guide = load_teacher(teacher, teacher_model_name, None, tokenizer, dtype)
         document = trace_prompt(
             student,
             tokenizer,
@@ -66,11 +68,11 @@ def trace(
             selector=chosen,
             teacher=guide,
             max_new_tokens=max_new_tokens,
-            use_chat_template=chat,
-            command=shlex.join(["python", "-m", "s2t_ext", *sys.argv[1:]]),
+            use_chat_template=use_chat_template,
+            command=shlex.join(["s2t-ext", *sys.argv[1:]]),
         )
         write_atomically(html, trace_page(document))
         if steps is not None:
             write_atomically(steps, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     changed = sum(step["changed"] for step in document["runs"][1]["steps"])
-    errors.print(f"wrote {html}: {changed} tokens changed; open it in a browser", markup=False)
+    wrote(f"{html}: {changed} tokens changed", "open it in a browser")
