@@ -182,3 +182,36 @@ def test_pad_prompts_pads_on_the_left():
     assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
     assert inputs["input_ids"][1].tolist()[:2] == [EOS, EOS]
     assert set(inputs) == {"input_ids", "attention_mask"}
+
+
+def test_padding_needs_no_token_and_changes_no_tokenizer():
+    """One prompt needs no padding; of several, what stands in it is masked."""
+    tokenizer = make_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    tokenizer.padding_side = "right"
+    inputs = pad_prompts(tokenizer, ["abc", "d"], tiny_model("llama"))
+    assert inputs["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert tokenizer.pad_token is None and tokenizer.padding_side == "right"
+
+
+def test_an_empty_prompt_is_named():
+    for texts, number in ((["abc", ""], 1), ([""], 0)):
+        with pytest.raises(ValueError, match=f"^pad_prompts: every prompt .* as number {number}$"):
+            pad_prompts(make_tokenizer(), texts, tiny_model("llama"))
+
+
+def test_a_system_prompt():
+    template = "{% for m in messages %}{{ m['role'] }}:{{ m['content'] }};{% endfor %}"
+    assert chat_prompt(make_tokenizer(template), "Hi", "Be brief") == "system:Be brief;user:Hi;"
+    with pytest.raises(ValueError, match="^chat_prompt: system must be None for a tokenizer witho"):
+        chat_prompt(make_tokenizer(), "Hi", "Be brief")
+
+
+def test_what_a_template_says_no_to_is_one_line():
+    refuses = make_tokenizer("{{ raise_exception('no system turns') }}")
+    with pytest.raises(ValueError) as error:
+        chat_prompt(refuses, "Hi", "Be brief")
+    assert str(error.value) == (
+        "chat_prompt: the tokenizer's chat template must take turns of system, user, got "
+        "TemplateError: no system turns"
+    )

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from s2t_ext.cli.common import errors, one_line_errors
+from s2t_ext.cli.common import errors, one_line_errors, plain_table, say
 
 if TYPE_CHECKING:
     from s2t_ext.demo.compare import Demo, Outcome
@@ -32,6 +32,8 @@ def demo(
 ) -> None:
     """Compare greedy, majority of 8, S2T and S2T-LOCAL on miniature models, offline."""
     with one_line_errors():
+        if trigger_rate is not None and not 0 < trigger_rate < 1:
+            raise ValueError(f"--trigger-rate must be in (0, 1), got {trigger_rate}")
         import torch
 
         from s2t_ext.demo import ASSETS
@@ -55,6 +57,7 @@ def demo(
             typer.echo(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
             return
         console.print(_table(outcomes))
+        say("passes and tokens: of the student; teacher: its passes")
         by_name = {outcome.method: outcome for outcome in outcomes}
         _show_traces(console, loaded, some, by_name, traces)
 
@@ -71,19 +74,19 @@ def _introduce(console: Console, demo: Demo, some: list[Problem]) -> None:
 
 
 def _table(outcomes: list[Outcome]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("method", style="bold")
+    table = plain_table()
+    table.add_column("method", style="bold", no_wrap=True)
     for name in (
         "right",
         "95 % interval",
         "triggered",
         "changed",
         "passes",
-        "teacher passes",
-        "tokens through student",
+        "teacher",
+        "tokens",
         "seconds",
     ):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for o in outcomes:
         low, high = o.interval
         triggered = f"{o.triggers / o.steps:.1%}" if o.triggers else "-"
