@@ -175,6 +175,7 @@ def plot_sufficiency(folder: str | Path) -> Path:
                 bounds = [r["low"] for r in rows], [r["high"] for r in rows]
                 left.fill_between(KS, *bounds, color=f"C{index}", alpha=0.15)
     left.set(xscale="log", xlabel="K", ylabel="teacher's token among the student's K best")
+    left.set_ylim(top=1.0)
     left.set_xticks(KS, [str(k) for k in KS])
     left.legend(fontsize=8)
     lines = (folder / "results" / "problems.jsonl").read_text().splitlines()
@@ -201,4 +202,6 @@ def _plot_ranks(axes: Any, steps: Steps) -> None:
         bottom += share
     axes.bar(range(len(groups)), 1 - bottom, bottom=bottom, label=f"> {ABSENT}", width=0.95)
     axes.set(xlabel="steps by KL, lowest to highest twentieth", ylabel="share of steps")
-    axes.legend(title="rank of the teacher's token", fontsize=8, title_fontsize=8)
+    axes.set_xticks(range(0, len(groups), 4), [str(i + 1) for i in range(0, len(groups), 4)])
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)}  # not over the bars
+    axes.legend(title="rank of the teacher's token", fontsize=8, title_fontsize=8, **beside)

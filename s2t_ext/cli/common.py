@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -130,6 +131,17 @@ def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> 
     return config
 
 
+def quiet() -> None:
+    """Progress bars only on a terminal, where they are one line; no warnings that only the authors
+    of other libraries can act on.
+    """
+    from transformers import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # read by PEFT
+
+
 def load_model(
     path: str, dtype: str, device_map: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
@@ -143,10 +155,9 @@ def load_model(
     """
     check_path("--model", path)
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not sys.stderr.isatty():  # a bar in a log is many lines
-        logging.disable_progress_bar()
+    quiet()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)

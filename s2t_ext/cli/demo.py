@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from s2t_ext.cli.common import errors, one_line_errors, plain_table, say
+from s2t_ext.cli.common import errors, one_line_errors, plain_table, quiet, say
 
 if TYPE_CHECKING:
     from s2t_ext.demo.compare import Demo, Outcome
@@ -39,6 +39,7 @@ def demo(
         from s2t_ext.demo import ASSETS
         from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method
 
+        quiet()
         # Models this small gain nothing from a second thread, and where another program has the
         # core, each of their many short operations would wait for it.
         torch.set_num_threads(1)

@@ -18,6 +18,7 @@ def plot_metrics(run: str | Path) -> Path:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import MaxNLocator
 
     run = Path(run)
     lines = [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
@@ -35,6 +36,8 @@ def plot_metrics(run: str | Path) -> Path:
     right.set_xlabel("optimiser step")
     right.set_ylabel("held-out groups")
     right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # half a step is none
     figure.tight_layout()
     path = run / "metrics.png"
     figure.savefig(path, dpi=120)

@@ -155,10 +155,17 @@ def write_reports(run: RunFolder, summary: dict[str, Any]) -> None:
             accuracy = entry["accuracy"]
             value = accuracy["value"]
             bars = [[value - accuracy["low"]], [accuracy["high"] - value]]
-            ax.errorbar([entry[cost]], [value], yerr=bars, marker="o", capsize=3, label=name)
-        ax.set(xlabel=label, xscale="log")
+            ax.errorbar([entry[cost]], [value], yerr=bars, marker="o", capsize=3)
+            at = (entry[cost], value)
+            ax.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
+        ax.set(xlabel=label, xscale=_scale([e[cost] for e in summary["policies"].values()]))
+        ax.margins(x=0.2)
     axes[0].set_ylabel("accuracy, 95 % interval")
-    axes[1].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(run.folder / "accuracy.png", dpi=120)
     plt.close(figure)
+
+
+def _scale(values: list[float]) -> str:
+    """Of an axis: within a decade, the ticks of a logarithmic one overlap."""
+    return "log" if min(values) > 0 and max(values) >= 10 * min(values) else "linear"
