@@ -78,7 +78,7 @@ def make_plan(
     check_options(config, selector, options.teacher)
     trigger = resolve_trigger(config, selector)
     if trigger.can_fire:
-        check_choices(model, config, generation_config, model_kwargs)
+        check_choices(model, input_ids, config, generation_config, model_kwargs)
     batch, device = input_ids.shape[0], input_ids.device
     if batch:
         check_prompt(input_ids, model_kwargs)

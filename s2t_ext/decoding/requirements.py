@@ -139,6 +139,7 @@ def _number(threshold: float | None) -> float:
 
 def check_choices(
     model: PreTrainedModel,
+    input_ids: torch.Tensor,
     config: S2TConfig,
     generation_config: GenerationConfig,
     model_kwargs: dict[str, Any],
@@ -159,13 +160,33 @@ def check_choices(
             "device_map={'': 0}, or set trigger='never' or select='teacher')",
             ", ".join(devices),
         )
-    for name, value in model_kwargs.items():
-        if value is not None and name not in _CARRIED_BY_CANDIDATES:
+    unknown = [
+        name
+        for name, value in model_kwargs.items()
+        if value is not None and name not in _CARRIED_BY_CANDIDATES
+    ]
+    kept = _kept_after_the_prompt(model, input_ids, model_kwargs) if unknown else {}
+    for name in unknown:
+        if kept.get(name) is not None:
             _refuse(
                 f"{name} must be None where choices are made (the forward pass of the candidates "
                 "does not carry it: set trigger='never')",
-                type(value).__name__,
+                type(model_kwargs[name]).__name__,
             )
+
+
+def _kept_after_the_prompt(
+    model: PreTrainedModel, input_ids: torch.Tensor, model_kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """What the model's own preparation passes to a forward that follows the prompt: arguments of
+    the prompt alone, such as `token_type_ids` of a text, are gone.
+    """
+    if input_ids.shape[-1] == 0:  # embeddings: there is nothing to prepare the inputs from
+        return model_kwargs
+    inputs: dict[str, Any] = model.prepare_inputs_for_generation(
+        input_ids, next_sequence_length=1, is_first_iteration=False, **model_kwargs
+    )
+    return inputs
 
 
 def check_prompt(input_ids: torch.Tensor, model_kwargs: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ in the buffer and hand out the last one.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -35,14 +37,14 @@ class CandidateLayer(CacheLayerMixin):
     def __init__(
         self, sliding_window: int | None = None, expected_length: int | None = None
     ) -> None:
-        super().__init__()
-        self.sliding_window = sliding_window
-        self.is_sliding = sliding_window is not None
-        self.expected_length = expected_length
         self._length = 0  # tokens seen, dropped ones included
         self._dropped = 0  # tokens no longer in the buffer (sliding layers only)
         self._key_buffer: torch.Tensor | None = None
         self._value_buffer: torch.Tensor | None = None
+        super().__init__()
+        self.sliding_window = sliding_window
+        self.is_sliding = sliding_window is not None
+        self.expected_length = expected_length
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Takes dtype, device and shapes from the first entries."""
@@ -66,7 +68,6 @@ class CandidateLayer(CacheLayerMixin):
         self._value_buffer[:, :, start : start + added].copy_(value_states)
         _, offset = self.get_mask_sizes(added)
         self._length += added
-        self._refresh_views()
         first, last = offset - self._dropped, self._length - self._dropped
         return self._key_buffer[:, :, first:last], self._value_buffer[:, :, first:last]
 
@@ -103,14 +104,12 @@ class CandidateLayer(CacheLayerMixin):
                 f"{self.sliding_window} tokens in the buffer, got {tokens_to_remove}"
             )
         self._length = length
-        self._refresh_views()
 
     def reset(self) -> None:
         """Empties the layer and releases its buffers."""
         self._key_buffer = self._value_buffer = None
         self.is_initialized = False
         self._length = self._dropped = 0
-        self._refresh_views()
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Takes the rows `beam_idx`; the batch may grow or shrink."""
@@ -118,9 +117,9 @@ class CandidateLayer(CacheLayerMixin):
             used = self._length - self._dropped
             rows = beam_idx.to(self.device)
             assert self._key_buffer is not None and self._value_buffer is not None
-            self._key_buffer = self._key_buffer[:, :, :used].index_select(0, rows)
-            self._value_buffer = self._value_buffer[:, :, :used].index_select(0, rows)
-            self._refresh_views()
+            with _written_later():
+                self._key_buffer = self._key_buffer[:, :, :used].index_select(0, rows)
+                self._value_buffer = self._value_buffer[:, :, :used].index_select(0, rows)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeats every row `repeats` times."""
@@ -135,12 +134,33 @@ class CandidateLayer(CacheLayerMixin):
             rows = indices.nonzero().flatten() if indices.dtype == torch.bool else indices
             self.reorder_cache(rows)
 
-    def _refresh_views(self) -> None:
-        if self._key_buffer is None or self._value_buffer is None:
-            self.keys = self.values = None
-        else:
-            used = self._length - self._dropped
-            self.keys, self.values = self._key_buffer[:, :, :used], self._value_buffer[:, :, :used]
+    # As in the stock layers, whoever assigns other keys and values (a hook that compresses the
+    # prompt) decides what the next forward attends to, and how long the layer is.
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """[batch, kv_heads, length, head_dim], a view of the buffer."""
+        return self._used(self._key_buffer)
+
+    @keys.setter
+    def keys(self, keys: torch.Tensor | None) -> None:
+        self._key_buffer = self._adopted(keys)
+
+    @property
+    def values(self) -> torch.Tensor | None:
+        """[batch, kv_heads, length, head_dim], a view of the buffer."""
+        return self._used(self._value_buffer)
+
+    @values.setter
+    def values(self, values: torch.Tensor | None) -> None:
+        self._value_buffer = self._adopted(values)
+
+    def _used(self, buffer: torch.Tensor | None) -> torch.Tensor | None:
+        return None if buffer is None else buffer[:, :, : self._length - self._dropped]
+
+    def _adopted(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+        self._length = self._dropped + (0 if tensor is None else tensor.shape[-2])
+        return tensor
 
     def _make_room(self, key_states: torch.Tensor, value_states: torch.Tensor, added: int) -> None:
         assert self._key_buffer is not None and self._value_buffer is not None
@@ -161,9 +181,17 @@ class CandidateLayer(CacheLayerMixin):
         if self.expected_length is not None and self._dropped == 0:
             if needed <= self.expected_length:  # a prompt of embeddings is not counted there
                 capacity = min(capacity, self.expected_length)
-        shape = key_states.shape
-        self._key_buffer = key_states.new_empty((*shape[:2], capacity, shape[-1]))
-        self._value_buffer = value_states.new_empty((*shape[:2], capacity, value_states.shape[-1]))
+        shape, size = key_states.shape, value_states.shape[-1]
+        with _written_later():
+            self._key_buffer = key_states.new_empty((*shape[:2], capacity, shape[-1]))
+            self._value_buffer = value_states.new_empty((*shape[:2], capacity, size))
+
+
+@contextlib.contextmanager
+def _written_later() -> Iterator[None]:
+    """Tensors made in inference mode cannot be written outside of it, as the next turn may be."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 def candidate_cache(config: PretrainedConfig, expected_length: int | None = None) -> Cache:
