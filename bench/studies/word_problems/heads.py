@@ -107,7 +107,9 @@ def train(groups, names, kind, rows, seed):
     decay = 0.05 if kind is TwoLayers else 0.0
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=decay)
     steps = EPOCHS * -(-len(rows) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, RATE, total_steps=steps + 1, pct_start=0.1
+    )
     labels = groups.teacher / groups.teacher.sum(1, keepdim=True).clamp(min=1e-9)
     for _ in range(EPOCHS):
         for batch in rows[torch.randperm(len(rows))].split(BATCH):
