@@ -10,8 +10,9 @@ import torch
 from typer.testing import CliRunner
 
 from s2t_ext.cli import app
-from s2t_ext.demo import ASSETS, build, compare, words
-from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method
+from s2t_ext.demo import ASSETS, build, words
+from s2t_ext.demo.compare import METHODS, held_out_problems, run_method
+from s2t_ext.demo.models import MAX_NEW_TOKENS, Demo
 from s2t_ext.demo.pretrain import Recipe, encode, make_tokenizer, pretrain
 from s2t_ext.demo.problems import SPLITS, answer_of, problems, split_of, vocabulary
 
@@ -147,7 +148,7 @@ def test_greedy_is_the_models_own_generate():
     output = demo.student.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
-        max_new_tokens=compare.MAX_NEW_TOKENS,
+        max_new_tokens=MAX_NEW_TOKENS,
         do_sample=False,
     )
     texts = demo.tokenizer.batch_decode(

@@ -14,7 +14,8 @@ from rich.text import Text
 from s2t_ext.cli.common import errors, one_line_errors, plain_table, quiet, say
 
 if TYPE_CHECKING:
-    from s2t_ext.demo.compare import Demo, Outcome
+    from s2t_ext.demo.compare import Outcome
+    from s2t_ext.demo.models import Demo
     from s2t_ext.demo.problems import Problem
 
 
@@ -37,7 +38,8 @@ def demo(
         import torch
 
         from s2t_ext.demo import ASSETS
-        from s2t_ext.demo.compare import METHODS, Demo, held_out_problems, run_method
+        from s2t_ext.demo.compare import METHODS, held_out_problems, run_method
+        from s2t_ext.demo.models import Demo
 
         quiet()
         # Models this small gain nothing from a second thread, and where another program has the

@@ -85,7 +85,8 @@ def make_plan(
     blocked = None
     if selector is not None:
         if batch:
-            selector.check_fits(model)
+            scores = trigger.can_fire and config.select == "local"
+            selector.check_fits(model, scores=scores)
         selector = selector.on(device)
         if selector.reserved_ids:
             blocked = torch.tensor(selector.reserved_ids, dtype=torch.int64, device=device)

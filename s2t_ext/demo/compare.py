@@ -5,83 +5,18 @@ problems.
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from s2t_ext.analysis.calibration import calibrate
 from s2t_ext.config import S2TConfig
-from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput, StepEvent
-from s2t_ext.demo import ASSETS
+from s2t_ext.decoding.record import StepEvent
+from s2t_ext.demo.models import MAX_NEW_TOKENS, Demo
 from s2t_ext.demo.problems import Problem, answer_of, problems
-from s2t_ext.generation import generate
-from s2t_ext.hf.prompts import pad_prompts
+from s2t_ext.evaluation.policies import Policy, PolicyRunner, make_policy
 from s2t_ext.runs.statistics import wilson
-from s2t_ext.selectors.selector import Selector
-from s2t_ext.teachers.base import Teacher
 
-MAX_NEW_TOKENS = 56
-SAMPLES = 8
 METHODS = ("greedy", "maj@8", "s2t", "s2t-local")
-
-
-@dataclass
-class Demo:
-    """The demo's models.
-
-    Attributes:
-        student: Without adapter.
-        adapted: The student with the selector's adapter.
-    """
-
-    student: Any
-    adapted: Any
-    teacher: Teacher
-    teacher_model: Any
-    selector: Selector
-    tokenizer: Any
-
-    @classmethod
-    def load(cls, assets: Path = ASSETS) -> Demo:
-        """Loads the models that ship with the package; needs no network.
-
-        Raises:
-            FileNotFoundError: if this installation has none.
-        """
-        if not (assets / "selector").is_dir():
-            raise FileNotFoundError(
-                f"demo: assets must hold the demo's models, got none in {assets} (make them with "
-                "python -m s2t_ext.demo.build)"
-            )
-        student, adapted, teacher = (
-            AutoModelForCausalLM.from_pretrained(assets / name, dtype=torch.float32).eval()
-            for name in ("student", "student", "teacher")
-        )
-        tokenizer = AutoTokenizer.from_pretrained(assets / "student")
-        selector = Selector.from_pretrained(assets / "selector", adapted)
-        model = selector.adapted_model if selector.adapted_model is not None else adapted
-        wrapped = Teacher.from_model(teacher, tokenizer)
-        return cls(student, model, wrapped, teacher, selector, tokenizer)
-
-    def set_rate(self, rate: float) -> None:
-        """Calibrates the trigger anew, on problems of the dev split."""
-        dev = [p.prompt for p in itertools.islice(problems("dev", 0), 128)]
-        calibrate(
-            self.student,
-            self.tokenizer,
-            dev,
-            rate=rate,
-            selector=self.selector,
-            max_new_tokens=MAX_NEW_TOKENS,
-            batch_size=64,
-            use_chat_template=False,
-            progress=False,
-        )
 
 
 @dataclass
@@ -143,97 +78,58 @@ def held_out_problems(count: int) -> list[Problem]:
 
 
 def run_method(method: str, demo: Demo, some: list[Problem]) -> Outcome:
-    """One of METHODS on some problems, in one batch (maj@8: eight)."""
-    if method == "greedy":
-        return _decode(method, demo, demo.student, some, S2TConfig(trigger="never"))
-    if method == "maj@8":
-        return _majority(demo, some)
-    threshold = demo.selector.calibrations["entropy"].threshold
-    decoding = demo.selector.decoding or S2TConfig()
-    if method == "s2t":
-        config = S2TConfig(
-            trigger="entropy",
-            threshold=threshold,
-            select="teacher",
-            warmup_steps=decoding.warmup_steps,
-        )
-        return _decode(method, demo, demo.student, some, config, teacher=demo.teacher)
-    return _decode(method, demo, demo.adapted, some, decoding, selector=demo.selector)
-
-
-def _decode(
-    method: str, demo: Demo, model: Any, some: list[Problem], config: S2TConfig, **guides: Any
-) -> Outcome:
+    """One of METHODS on some problems, in one batch."""
+    policy = _policy(method, demo)
+    model = demo.adapted if policy.needs_selector else demo.student
+    runner = PolicyRunner(
+        model,
+        demo.tokenizer,
+        demo.teacher,
+        demo.selector,
+        max_new_tokens=MAX_NEW_TOKENS,
+        use_chat_template=False,
+    )
     events: list[StepEvent] = []
-    start = time.perf_counter()
-    output = _generate(demo, model, some, config, on_step=events.append, **guides)
-    seconds = time.perf_counter() - start
-    assert output.s2t is not None
-    responses = _texts(demo, output.s2t)
-    record = output.s2t
+    prompts, numbers = [p.prompt for p in some], range(len(some))
+    answers = runner.run(policy, prompts, numbers, None if policy.paths > 1 else events.append)
+    responses = [_elected(answer.texts) for answer in answers]
+    right = [answer_of(r) == p.answer for r, p in zip(responses, some, strict=True)]
+
+    def total(name: str) -> int:
+        return round(sum(float(getattr(answer, name)) for answer in answers))
+
     return Outcome(
         method,
         responses,
-        [answer_of(r) == p.answer for r, p in zip(responses, some, strict=True)],
-        record.forward_passes,
-        record.tokens_through_model,
-        seconds,
-        record.teacher_forward_passes,
-        record.triggers,
-        record.changed_tokens,
-        record.steps,
-        events,
+        right,
+        forward_passes=total("forward_passes"),
+        tokens=total("tokens_through_model"),
+        seconds=sum(answer.seconds for answer in answers),
+        teacher_passes=total("teacher_forward_passes"),
+        triggers=total("triggers"),
+        changed=total("changed"),
+        steps=total("steps"),
+        events=events,
     )
 
 
-def _majority(demo: Demo, some: list[Problem]) -> Outcome:
-    start = time.perf_counter()
-    samples: list[list[str]] = []
-    passes = tokens = steps = 0
-    for number in range(SAMPLES):
-        output = _generate(
-            demo,
-            demo.student,
-            some,
-            S2TConfig(trigger="never"),
-            seed=1000 * number,
-            do_sample=True,
-            temperature=0.7,
-        )
-        assert output.s2t is not None
-        samples.append(_texts(demo, output.s2t))
-        passes += output.s2t.forward_passes
-        tokens += output.s2t.tokens_through_model
-        steps += output.s2t.steps
-    seconds = time.perf_counter() - start
-    responses, right = [], []
-    for i, problem in enumerate(some):
-        answers = [answer_of(texts[i]) for texts in samples]
-        votes = Counter(a for a in answers if a is not None)
-        winner = votes.most_common(1)[0][0] if votes else None
-        responses.append(samples[answers.index(winner)][i])
-        right.append(winner == problem.answer)
-    return Outcome("maj@8", responses, right, passes, tokens, seconds, steps=steps)
+def _policy(method: str, demo: Demo) -> Policy:
+    """The policy of that name: S2T-LOCAL as the selector says, S2T where its trigger fires."""
+    if method == "maj@8":
+        return make_policy(method, temperature=0.7, top_p=1.0)
+    policy = make_policy(method, selector=demo.selector)
+    own = demo.selector.decoding or S2TConfig()
+    if method == "s2t-local":
+        return replace(policy, config=own)
+    if method == "s2t":
+        threshold = demo.selector.calibrations["entropy"].threshold
+        config = replace(policy.config, trigger="entropy", threshold=threshold)
+        return replace(policy, config=replace(config, warmup_steps=own.warmup_steps))
+    return policy
 
 
-def _generate(
-    demo: Demo, model: Any, some: list[Problem], config: S2TConfig, **options: Any
-) -> S2TGenerateOutput:
-    inputs = pad_prompts(demo.tokenizer, [p.prompt for p in some], model)
-    options = {"do_sample": False, **options}
-    output = generate(
-        model,
-        inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        s2t=config,
-        max_new_tokens=MAX_NEW_TOKENS,
-        return_dict_in_generate=True,
-        **options,
-    )
-    assert isinstance(output, S2TGenerateOutput)
-    return output
-
-
-def _texts(demo: Demo, record: DecodingRecord) -> list[str]:
-    eos = demo.tokenizer.eos_token_id
-    return [demo.tokenizer.decode([t for t in row.tokens if t != eos]) for row in record.rows]
+def _elected(texts: list[str]) -> str:
+    """The first text with the answer that most of them give."""
+    found = [answer_of(text) for text in texts]
+    votes = Counter(answer for answer in found if answer is not None)
+    return texts[found.index(votes.most_common(1)[0][0])] if votes else texts[0]
