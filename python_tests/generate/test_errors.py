@@ -97,11 +97,6 @@ def test_modes_of_generate(arguments, message, way):
             "generate: cache_implementation must not be 'paged' (continuous batching bypasses "
             "custom decoding), got paged",
         ),
-        (
-            dict(position_ids=torch.arange(PROMPT).expand(3, 2, -1)),
-            "generate: position_ids must be [batch, length] (multi-axis rope is not supported), "
-            "got 3 dimensions",
-        ),
     ],
 )
 def test_options_of_generate(arguments, message, way):

@@ -33,6 +33,39 @@ def test_inputs_a_candidate_does_not_carry(step, way):
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
+def test_positions_of_several_axes(way):
+    """Qwen2-VL places even a text on three: plain decoding is its own, a choice is refused."""
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+    text = dict(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        rope_parameters=rope,
+        pad_token_id=0,
+        eos_token_id=None,
+    )
+    vision = dict(depth=1, embed_dim=16, num_heads=2, hidden_size=32, patch_size=4, mlp_ratio=1)
+    tokens = dict(image_token_id=90, video_token_id=91, vision_start_token_id=92)
+    config = transformers.Qwen2VLConfig(text_config=text, vision_config=vision, **tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.Qwen2VLForConditionalGeneration(config).eval()
+    model.generation_config.pad_token_id = 0
+    arguments = dict(input_ids=prompts(False).ids, max_new_tokens=4)
+    assert torch.equal(way_in(way, model, NEVER)(**arguments), model.generate(**arguments))
+    with pytest.raises(ValueError) as error:
+        way_in(way, model, ALWAYS, make_selector(tiny_model("llama")))(**arguments)
+    assert str(error.value) == (
+        "generate: model must place tokens on one axis where candidates are scored (set "
+        "trigger='never' or select='teacher'), got Qwen2VLForConditionalGeneration with positions "
+        "of 3 dimensions"
+    )
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
 @pytest.mark.parametrize(
     "watermark",
     [WatermarkingConfig(), SynthIDTextWatermarkingConfig(ngram_len=3, keys=[1, 2, 3])],

@@ -105,12 +105,6 @@ def check_generation(
             "decoding)",
             "paged",
         )
-    position_ids = model_kwargs.get("position_ids")
-    if position_ids is not None and position_ids.dim() != 2:
-        _refuse(
-            "position_ids must be [batch, length] (multi-axis rope is not supported)",
-            f"{position_ids.dim()} dimensions",
-        )
 
 
 def check_options(config: S2TConfig, selector: Selector | None, teacher: object | None) -> None:
@@ -153,6 +147,13 @@ def check_choices(
         )
     if config.select != "local":
         return
+    position_ids = model_kwargs.get("position_ids")
+    if position_ids is not None and position_ids.dim() != 2:
+        _refuse(
+            "model must place tokens on one axis where candidates are scored (set trigger='never' "
+            "or select='teacher')",
+            f"{type(model).__name__} with positions of {position_ids.dim()} dimensions",
+        )
     devices = accelerators(model)
     if len(devices) > 1:
         _refuse(

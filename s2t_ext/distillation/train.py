@@ -86,7 +86,7 @@ def distill(
     if start is not None:
         rule = "have no adapter (its head fits adapted states)"
         require(start.adapted_model is None, "distill", "start", rule, "one")
-        start.check_fits(model, where="distill", name="start")
+        start.check_fits(model, "distill: start")
     run = TrainingRun(prepare(model, collection, config, start), Path(output), config)
     run.train(progress)
     return _finish(run, decoding or S2TConfig(k=config.k), trigger_rate)

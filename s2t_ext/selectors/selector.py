@@ -167,30 +167,20 @@ class Selector:
         return self.calibrations.get(trigger)
 
     def check_fits(
-        self,
-        model: PreTrainedModel,
-        *,
-        scores: bool = True,
-        where: str = "generate",
-        name: str = "selector",
+        self, model: PreTrainedModel, where: str = "generate: selector", *, scores: bool = True
     ) -> None:
         """Raises ValueError if the selector was made for another model (width, vocabulary, layers,
-        or weights).
-
-        Args:
-            model: The student.
-            scores: Whether the selector will score with it; then its adapter must be there.
-            where: The function in the message.
-            name: Its argument in the message.
+        or weights), or, if it `scores` with it, another adapter; `where` begins the message.
         """
+        function, name = where.split(": ")
         check_base_model(
-            self.base_model, self.hidden_size, self.reserved_ids, model, where=where, name=name
+            self.base_model, self.hidden_size, self.reserved_ids, model, where=function, name=name
         )
         adapted = self.adapted_model
         if scores and adapted is not None and not same_adapter(adapted, model):
             raise ValueError(
-                f"{where}: model must hold the adapter of the {name}, active, got one without it "
-                "(generate with the model the selector was loaded for, or load it for this one)"
+                f"{function}: model must hold the adapter of the {name}, active, got one without "
+                "it (generate with the model the selector was loaded for, or load it for this one)"
             )
 
     @classmethod
