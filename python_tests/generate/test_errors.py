@@ -7,7 +7,7 @@ test_checkpoint.py, of options in test_config.py.
 import pytest
 import torch
 from architectures import PROMPT
-from models import WAYS_IN, make_selector, make_tokenizer, prompts, tiny_model, way_in
+from models import WAYS_IN, build_model, make_selector, make_tokenizer, prompts, tiny_model, way_in
 from refusals import ALWAYS, NEVER, refusal
 from transformers import GenerationConfig, TextStreamer
 
@@ -106,7 +106,7 @@ def test_options_of_generate(arguments, message, way):
 @pytest.mark.parametrize("way", WAYS_IN)
 def test_a_student_spread_over_several_accelerators(way):
     """As `device_map="auto"` leaves it; the attribute is all there is of it without GPUs."""
-    model = tiny_model("llama")
+    model = build_model("llama")
     model.hf_device_map = {"model.embed_tokens": 0, "model.layers.0": 1, "lm_head": "cuda:1"}
     assert refusal(way, model=model) == (
         "generate: model must be on one device where its candidates are scored (load it with "
