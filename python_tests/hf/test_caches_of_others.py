@@ -63,6 +63,41 @@ def test_a_hook_that_drops_cached_keys(config):
 
 
 @pytest.mark.parametrize("step", ["auto", "expand"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_cache_that_its_owner_shortens(padded, step):
+    """Without a hook that would tell of it: a padded mask is then longer than the keys, and a tree
+    step has to read it as transformers does.
+    """
+    model, inputs = build_model("llama", seed=7), prompts(padded)
+
+    class Shortens(hf.LogitsProcessor):
+        def __init__(self, cache):
+            self.layers = list(cache.layers)
+
+        def __call__(self, input_ids, scores):
+            while self.layers:
+                layer = self.layers.pop()
+                layer.keys, layer.values = layer.keys[:, :, 3:], layer.values[:, :, 3:]
+            return scores
+
+    def run(generate, shortens=True):
+        cache = hf.DynamicCache(config=model.config)
+        return generate(
+            input_ids=inputs.ids,
+            attention_mask=inputs.mask,
+            max_new_tokens=12,
+            logits_processor=hf.LogitsProcessorList([Shortens(cache)] if shortens else []),
+            **{CACHE_ARGUMENT: cache},
+            **ENDLESS,
+        )
+
+    expected = run(model.generate)
+    assert not torch.equal(expected, run(model.generate, shortens=False))
+    one = S2TConfig(k=1, trigger="always", warmup_steps=0, step=step)
+    assert torch.equal(run(way_in("generate", model, one, make_selector(model))), expected)
+
+
+@pytest.mark.parametrize("step", ["auto", "expand"])
 @pytest.mark.parametrize("name", ["llama", "mistral_window", "gemma3", "falcon_h1"])
 def test_a_cache_of_inference_mode_goes_on_outside_of_it(name, step):
     model, selector, inputs = tiny_model(name), make_selector(tiny_model(name)), prompts(False)

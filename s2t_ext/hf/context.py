@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
-from s2t_ext.hf.cache_layers import CacheLayerMixin
+from s2t_ext.hf.cache_layers import CacheLayerMixin, DummyLayer
 
 
 @dataclass
@@ -45,6 +45,18 @@ class CandidateContext:
         if self.attention_mask is None or not self.padded:
             return None
         return self.attention_mask[:, :-1].bool()
+
+    @property
+    def mask_fits_cache(self) -> bool:
+        """Whether every layer holds the tokens that the mask speaks of. One whose entries somebody
+        dropped does not, and which columns of the mask remain is the model's own rule.
+        """
+        mask = self.token_mask
+        if mask is None:
+            return True
+        layers = [layer for layer in self.cache.layers if not isinstance(layer, DummyLayer)]
+        cached = mask.shape[1] - self.num_pending
+        return all(layer.get_seq_length() in (0, cached) for layer in layers)  # 0: reads another's
 
     @property
     def pending(self) -> torch.Tensor:

@@ -42,7 +42,11 @@ class TreeStep:
         """See `CandidateStep.fits`. A model that recomputes its prefix may have left a cache of its
         own making.
         """
-        return can_commit(context.cache) and not restarts_prefix(self.model, context)
+        return (
+            can_commit(context.cache)
+            and context.mask_fits_cache
+            and not restarts_prefix(self.model, context)
+        )
 
     def forward(
         self, context: CandidateContext, candidates: torch.Tensor, needed: torch.Tensor
