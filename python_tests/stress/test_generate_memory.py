@@ -69,19 +69,27 @@ def arguments(**more) -> dict:
 
 
 class Caches:
-    """An `on_step` that finds the caches in use, by weak references."""
+    """An `on_step` that finds the caches in use, by weak references; those that other tests have
+    left somewhere are none of ours.
+    """
 
     def __init__(self):
+        gc.collect()
+        self.others = weakref.WeakSet(_caches())
         self.found: list[weakref.ref] = []
 
     def __call__(self, event):
         if event.step == 5:
-            found = (thing for thing in gc.get_objects() if issubclass(type(thing), Cache))
-            self.found = [weakref.ref(cache) for cache in found]
+            self.found = [weakref.ref(cache) for cache in _caches() if cache not in self.others]
 
     def alive(self) -> list:
         assert self.found
         return [reference() for reference in self.found if reference() is not None]
+
+
+def _caches() -> list[Cache]:
+    """All caches of the process."""
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), Cache)]
 
 
 @pytest.fixture
