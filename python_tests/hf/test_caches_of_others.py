@@ -110,15 +110,12 @@ def test_a_cache_of_inference_mode_goes_on_outside_of_it(name, step):
     ids = torch.cat([output.sequences, inputs.ids[:, :2]], dim=1).clone()
     expected = model.generate(ids, max_new_tokens=4, **ENDLESS)
     cache = {CACHE_ARGUMENT: output[CACHE_ARGUMENT]}
-    try:
-        plain = _plain_continues(model, inputs, expected)
-    except RuntimeError:
+    if not _plain_continues(model, inputs):
         pytest.skip("transformers' own cache of inference mode does not go on either")
-    assert plain
     assert torch.equal(model.generate(ids, max_new_tokens=4, **ENDLESS, **cache), expected)
 
 
-def _plain_continues(model, inputs, expected) -> bool:
+def _plain_continues(model, inputs) -> bool:
     """Whether transformers' own cache, made in inference mode, can be written outside of it."""
     with torch.inference_mode():
         output = model.generate(
@@ -126,7 +123,10 @@ def _plain_continues(model, inputs, expected) -> bool:
         )
     ids = torch.cat([output.sequences, inputs.ids[:, :2]], dim=1).clone()
     cache = {CACHE_ARGUMENT: output[CACHE_ARGUMENT]}
-    model.generate(ids, max_new_tokens=4, **ENDLESS, **cache)
+    try:
+        model.generate(ids, max_new_tokens=4, **ENDLESS, **cache)
+    except RuntimeError:
+        return False
     return True
 
 
