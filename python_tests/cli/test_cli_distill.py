@@ -156,6 +156,53 @@ def test_upload(folders, monkeypatch):
     assert asked[0] == ("me/it", True, True) and asked[1]["repo_id"] == "me/it"
 
 
+def test_the_states_that_decoding_meets(folders, tmp_path):
+    """Rollouts with a selector's choices, labelled where an entropy trigger fires, and trained on:
+    one round of data aggregation (DAgger).
+    """
+    call(*distill_command(folders, "rows"))
+    selector = folders / "run-rows-data" / "selector"
+    call(
+        "collect", "--model", folders / "student", "--teacher", folders / "teacher",
+        "--prompts", folders / "prompts.jsonl", "--output", tmp_path / "data", "--k", 4,
+        "--steps", "entropy", "--entropy-threshold", 0.5, "--held-out", 0.4, "--held-out-by",
+        "prompt", "--policy", "s2t-local", "--selector", selector, "--trigger", "always",
+        "--max-new-tokens", 14, "--no-chat", *FLOAT,
+    )  # fmt: skip
+    settings = Collection(tmp_path / "data").manifest["settings"]
+    assert settings["decoding"]["trigger"] == "always" and settings["held_out_by"] == "prompt"
+    call(
+        "distill", "--model", folders / "student", "--collection", tmp_path / "data", "--output",
+        tmp_path / "run", "--method", "rows", "--epochs", 1, "--k", 3, *FLOAT,
+    )  # fmt: skip
+    card = (tmp_path / "run" / "selector" / "README.md").read_text()
+    assert "4 candidates at the steps with an entropy above 0.5 nats of rollouts with" in card
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--policy", "s2t-local"),
+            "--selector must be given for --policy s2t-local and no other, got None for s2t-local",
+        ),
+        (("--policy", "sampling"), "--temperature must be above 0 for --policy sampling, got 0.0"),
+        (
+            ("--policy", "greedy", "--temperature", 0.5),
+            "--temperature must be 0 for --policy greedy, got 0.5",
+        ),
+        (
+            ("--threshold", 0.5),
+            "--threshold must be left out without a policy that chooses, got 0.5",
+        ),
+    ],
+)
+def test_policies_of_rollouts_that_do_not_fit(folders, options, message):
+    command = ("collect", "--model", folders / "student", "--teacher", folders / "teacher")
+    command = (*command, "--prompts", folders / "prompts.jsonl", "--output", folders / "other")
+    assert error_of(*command, *options) == message
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -32,4 +32,5 @@ def run_collect(folder, **options):
     tokenizer = make_tokenizer()
     teacher = Teacher.from_model(make_model(2), tokenizer)
     options = {**OPTIONS, "temperature": 1.0, **options}
-    return collect(make_model(1), tokenizer, teacher, PROMPTS, folder, **options)
+    prompts = options.pop("prompts", PROMPTS)
+    return collect(make_model(1), tokenizer, teacher, prompts, folder, **options)

@@ -10,6 +10,7 @@ import typer
 
 from s2t_ext.cli.common import (
     check_path,
+    decoding_config,
     load_model,
     one_line_errors,
     read_prompts,
@@ -21,14 +22,20 @@ from s2t_ext.cli.options import (
     AsJson,
     CollectedSteps,
     Dtype,
+    HeldOutBy,
     Model,
+    RolloutPolicy,
+    SelectorPath,
     TeacherCacheDir,
     TeacherModelName,
+    Threshold,
+    Trigger,
     UseChatTemplate,
 )
 from s2t_ext.cli.teachers import TEACHER_HELP, check_teacher, load_teacher
 
 if TYPE_CHECKING:
+    from s2t_ext.config import S2TConfig
     from s2t_ext.runs.prompts import Prompt
 
 
@@ -59,11 +66,36 @@ def collect(
             "certain, at which an entropy trigger fires (entropy); or either."
         ),
     ] = "kl",
+    entropy_threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="With --steps entropy or either: every step of an entropy above this (nats), "
+            "instead of a share."
+        ),
+    ] = None,
+    policy: Annotated[
+        RolloutPolicy | None,
+        typer.Option(
+            help="How the rollouts are decoded: greedy, sampling (the default with a "
+            "--temperature), with the teacher's choices (s2t), or with a selector's (s2t-local): "
+            "the states that decoding will meet."
+        ),
+    ] = None,
+    selector: SelectorPath = None,
+    trigger: Trigger = None,
+    threshold: Threshold = None,
     rollouts: Annotated[int, typer.Option(help="Per prompt.")] = 1,
     temperature: Annotated[float, typer.Option(help="Of the rollouts; 0 is greedy.")] = 0.0,
     max_new_tokens: Annotated[int, typer.Option(help="Length of the rollouts.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Rollouts at a time; a batch is a shard.")] = 8,
     held_out: Annotated[float, typer.Option(help="Share of the prompts to set aside.")] = 0.1,
+    held_out_by: Annotated[
+        HeldOutBy,
+        typer.Option(
+            help="Set whole groups aside, to measure transfer to new ones; or prompts, to measure "
+            "others of the same groups."
+        ),
+    ] = "group",
     seed: Annotated[int, typer.Option(help="Of the task's problems and of the sampling.")] = 0,
     rollouts_from: Annotated[
         Path | None,
@@ -84,14 +116,16 @@ def collect(
             raise ValueError("one of --prompts and --task must be given, got both or none")
         check_path("--model", model)
         check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
+        decoding = rollout_decoding(policy, selector, temperature, trigger, threshold)
         if prompts is not None:
             chosen = grouped_prompts(prompts)
         else:
             chosen = task_prompts(str(task), problems, seed)
         student, tokenizer = load_model(model, dtype)
-        from s2t_ext.distillation.data.collect import collect as run
+        import s2t_ext
 
-        collection = run(
+        chosen_by = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
+        collection = s2t_ext.collect(
             student,
             tokenizer,
             load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype),
@@ -100,11 +134,15 @@ def collect(
             k=k,
             share=share,
             steps=steps,
+            entropy_threshold=entropy_threshold,
+            decoding=decoding,
+            selector=chosen_by,
             rollouts=rollouts,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
             held_out=held_out,
+            held_out_by=held_out_by,
             use_chat_template=use_chat_template,
             seed=seed,
             rollouts_from=rollouts_from,
@@ -113,6 +151,41 @@ def collect(
         show(summary, as_json)
         _warn_of_share(summary, held_out)
         wrote(output, f"s2t-ext distill --model {model} --collection {output} --output RUN")
+
+
+def rollout_decoding(
+    policy: str | None,
+    selector: str | None,
+    temperature: float,
+    trigger: str | None,
+    threshold: float | None,
+) -> S2TConfig | None:
+    """How a policy decodes; None for the student by itself.
+
+    Args:
+        policy: One of the choices of --policy; None takes greedy or sampling by the temperature.
+        selector: A folder or repository, for s2t-local.
+        temperature: Of the rollouts.
+        trigger: Of the policies that choose; None takes the selector's, or the paper's.
+        threshold: Of that trigger.
+    """
+    if (selector is None) == (policy == "s2t-local"):
+        raise ValueError(
+            f"--selector must be given for --policy s2t-local and no other, got {selector} for "
+            f"{policy}"
+        )
+    if policy == ("sampling" if temperature == 0 else "greedy"):
+        rule = "above 0" if temperature == 0 else "0"
+        raise ValueError(f"--temperature must be {rule} for --policy {policy}, got {temperature}")
+    if policy in ("s2t", "s2t-local"):
+        teacher = "of the labels" if policy == "s2t" else None
+        return decoding_config(selector, teacher, trigger=trigger, threshold=threshold)
+    for option, value in (("--trigger", trigger), ("--threshold", threshold)):
+        if value is not None:
+            raise ValueError(
+                f"{option} must be left out without a policy that chooses, got {value}"
+            )
+    return None
 
 
 def _warn_of_share(summary: dict[str, Any], held_out: float) -> None:

@@ -38,6 +38,7 @@ _STEPS = {
     "entropy": "entropy",
     "either": "KL(student || teacher) or the highest entropy",
 }
+_CHOOSERS = {"local": "selector", "teacher": "teacher", "takeover": "teacher alone"}
 
 
 _USE = """# {name} with Select-to-Think
@@ -141,7 +142,14 @@ def _data(settings: dict[str, Any]) -> str:
     """What a collection holds, in words."""
     if "source_sha256" in settings:
         return "groups collected by the released research code"
-    return (
-        f"{settings['prompts']} prompts, {settings['k']} candidates at the "
-        f"{settings['share']:.0%} of steps with the highest {_STEPS[settings.get('steps', 'kl')]}"
-    )
+    steps = settings.get("steps", "kl")
+    chosen = f"the {settings['share']:.0%} of steps with the highest {_STEPS[steps]}"
+    if (threshold := settings.get("entropy_threshold")) is not None:
+        chosen = f"the steps with an entropy above {threshold:.3g} nats"
+        if steps == "either":
+            chosen += f" and the {settings['share']:.0%} with the highest {_STEPS['kl']}"
+    decoding = settings.get("decoding")
+    rollouts = ""
+    if decoding is not None:
+        rollouts = f" of rollouts with choices of the {_CHOOSERS[decoding['select']]}"
+    return f"{settings['prompts']} prompts, {settings['k']} candidates at {chosen}{rollouts}"

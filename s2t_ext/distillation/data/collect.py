@@ -8,20 +8,31 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 from tqdm.auto import tqdm
 
+from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.data.labeller import STEPS, Labeller
-from s2t_ext.distillation.data.rollouts import DecodedRollouts, RecordedRollouts
+from s2t_ext.distillation.data.rollouts import (
+    DecodedRollouts,
+    RecordedRollouts,
+    check_decoding,
+    describe_decoding,
+)
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.prompts import Prompt
+from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, describe_teacher
+
+#: What shares a split: the prompts of one group, or equal prompts alone.
+HELD_OUT_BY = ("group", "prompt")
 
 
 def collect(
@@ -35,11 +46,15 @@ def collect(
     support: int = 64,
     share: float = 0.1,
     steps: str = "kl",
+    entropy_threshold: float | None = None,
+    decoding: S2TConfig | None = None,
+    selector: Selector | None = None,
     rollouts: int = 1,
     temperature: float = 0.0,
     max_new_tokens: int = 512,
     batch_size: int = 8,
     held_out: float = 0.1,
+    held_out_by: str = "group",
     reserved_ids: Sequence[int] = (),
     use_chat_template: bool = True,
     seed: int = 0,
@@ -63,11 +78,20 @@ def collect(
         steps: Which ones: "kl", those of highest KL(student || teacher), the paper's; "entropy",
             those at which the student is least certain, where an entropy trigger will fire; or
             "either", the union, up to twice the share.
+        entropy_threshold: With "entropy" and "either": keep, instead of a share, every step whose
+            entropy is above this, nats: those at which an entropy trigger of this threshold fires.
+        decoding: How the student decodes the rollouts, so that the states are those that decoding
+            meets: with the teacher's choices (`select="teacher"`) or a selector's
+            (`select="local"`). None: by itself.
+        selector: For `select="local"`; one without adapter.
         rollouts: Per prompt; 1 if they are greedy.
         temperature: Of sampling; 0 decodes greedily.
         max_new_tokens: Length of a rollout, tokens.
         batch_size: Rollouts at a time; a batch is a shard.
         held_out: Share of the prompts that is set aside.
+        held_out_by: "group": prompts of a group (a template) share a split, so that the held-out
+            part measures transfer to new groups. "prompt": only equal prompts do, so that it
+            measures other prompts of the same kinds.
         reserved_ids: Never proposed.
         seed: Key of the sampling; different seeds share no random numbers.
         rollouts_from: Folder of a finished collection of the same rollouts, which are read from it
@@ -80,40 +104,75 @@ def collect(
             other rollouts.
         FileNotFoundError: if `rollouts_from` holds no collection.
     """
-    _check(prompts, k, support, share, steps, held_out)
+    _check(prompts, k, support, share, held_out, held_out_by)
+    _check_steps(steps, entropy_threshold)
     _check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
+    check_decoding(decoding, selector)
     if teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer)
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
     settings = {
-        "student": describe_base_model(model),
-        "teacher": describe_teacher(teacher),
-        "tokenizer_sha256": _tokenizer_hash(tokenizer),
-        "prompts_sha256": hashlib.sha256(
-            json.dumps([[p.text, p.group] for p in jobs]).encode()
-        ).hexdigest(),
+        **_describe_sources(model, tokenizer, teacher, jobs),
         **dict(prompts=len(prompts), k=k, support=support, share=share, rollouts=rollouts),
         **dict(temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size),
         **dict(held_out=held_out, reserved_ids=list(reserved_ids), seed=seed),
         **dict(steps=steps, use_chat_template=use_chat_template),
+        **_beside_the_defaults(
+            entropy_threshold=entropy_threshold,
+            held_out_by=None if held_out_by == "group" else held_out_by,
+            decoding=describe_decoding(decoding, selector),
+        ),
     }
     source: DecodedRollouts | RecordedRollouts
     if rollouts_from is not None:
         source = RecordedRollouts(rollouts_from, settings)
     else:
-        source = DecodedRollouts(model, tokenizer, [p.text for p in jobs], settings)
+        texts = [p.text for p in jobs]
+        source = DecodedRollouts(model, tokenizer, texts, settings, decoding, selector, teacher)
     collection = Collection.open_for_writing(output, settings, math.ceil(len(jobs) / batch_size))
-    labeller = Labeller(
-        model, teacher, k=k, support=support, share=share, steps=steps, blocked=reserved_ids
-    )
+    which: dict[str, Any] = dict(share=share, steps=steps, entropy_threshold=entropy_threshold)
+    labeller = Labeller(model, teacher, k=k, support=support, blocked=reserved_ids, **which)
+    if held_out_by == "prompt":
+        jobs = [replace(job, group="") for job in jobs]
+    _collect_missing(collection, jobs, source, labeller, progress)
+    return collection
+
+
+def _collect_missing(
+    collection: Collection,
+    jobs: Sequence[Prompt],
+    source: DecodedRollouts | RecordedRollouts,
+    labeller: Labeller,
+    progress: bool | None,
+) -> None:
+    """Decodes, labels and writes this process's share of the shards that are not there yet."""
+    settings = collection.manifest["settings"]
+    size, held_out = settings["batch_size"], settings["held_out"]
     hidden = None if progress is None else not progress
     missing = share_of_this_process(collection.missing_shards())
     for index in tqdm(missing, desc="collect", unit="shard", disable=hidden):
-        numbers = range(index * batch_size, min((index + 1) * batch_size, len(jobs)))
+        numbers = range(index * size, min((index + 1) * size, len(jobs)))
         splits = ["held_out" if jobs[i].is_held_out(held_out) else "train" for i in numbers]
         labelled = labeller.label_all([str(i) for i in numbers], source.pairs(numbers))
         collection.write_shard(index, list(zip(splits, labelled, strict=True)))
-    return collection
+
+
+def _beside_the_defaults(**settings: Any) -> dict[str, Any]:
+    """The settings that are not None: a manifest holds those that were asked for."""
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _describe_sources(
+    model: nn.Module, tokenizer: Any, teacher: Teacher, jobs: Sequence[Prompt]
+) -> dict[str, Any]:
+    """What the settings say of the models and the prompts."""
+    prompts = json.dumps([[p.text, p.group] for p in jobs])
+    return {
+        "student": describe_base_model(model),
+        "teacher": describe_teacher(teacher),
+        "tokenizer_sha256": _tokenizer_hash(tokenizer),
+        "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
+    }
 
 
 def _tokenizer_hash(tokenizer: Any) -> str:
@@ -122,14 +181,26 @@ def _tokenizer_hash(tokenizer: Any) -> str:
 
 
 def _check(
-    prompts: Sequence[Any], k: int, support: int, share: float, steps: str, held_out: float
+    prompts: Sequence[Any], k: int, support: int, share: float, held_out: float, held_out_by: str
 ) -> None:
     require(len(prompts) > 0, "collect", "prompts", "hold at least one text", "none")
     require(2 <= k <= 64, "collect", "k", "be in [2, 64]", k)
     require(k <= support <= 64, "collect", "support", f"be in [k, 64] with k = {k}", support)
     require(0 < share <= 1, "collect", "share", "be in (0, 1]", share)
-    require(steps in STEPS, "collect", "steps", f"be one of {', '.join(STEPS)}", steps)
     require(0 <= held_out < 1, "collect", "held_out", "be in [0, 1)", held_out)
+    rule = f"be one of {', '.join(HELD_OUT_BY)}"
+    require(held_out_by in HELD_OUT_BY, "collect", "held_out_by", rule, held_out_by)
+
+
+def _check_steps(steps: str, entropy_threshold: float | None) -> None:
+    require(steps in STEPS, "collect", "steps", f"be one of {', '.join(STEPS)}", steps)
+    if entropy_threshold is None:
+        return
+    rule = "be left out for steps='kl', which asks for none"
+    require(steps != "kl", "collect", "entropy_threshold", rule, entropy_threshold)
+    rule = "be at least 0 and finite"
+    fits = 0 <= entropy_threshold < math.inf
+    require(fits, "collect", "entropy_threshold", rule, entropy_threshold)
 
 
 def _check_rollouts(

@@ -33,6 +33,7 @@ class Labeller:
         support: int = 64,
         share: float = 0.1,
         steps: str = "kl",
+        entropy_threshold: float | None = None,
         blocked: Sequence[int] = (),
     ) -> None:
         self.teacher = teacher
@@ -40,6 +41,7 @@ class Labeller:
         self.support = support
         self.share = share
         self.steps = steps
+        self.entropy_threshold = entropy_threshold
         self._packed = PackedModel(model)
         self._device = self._packed.plain.device
         self._blocked = None
@@ -48,7 +50,7 @@ class Labeller:
 
     def label(self, key: str, prompt: Sequence[int], response: Sequence[int]) -> Trajectory:
         """The labelled trajectory; its groups are the ceil(share * length) steps of highest KL, of
-        highest entropy, or both (`collect`'s `steps`).
+        highest entropy, or both (`collect`'s `steps`), or those above an entropy.
         """
         return self.label_all([key], [(prompt, response)])[0]
 
@@ -105,9 +107,15 @@ class Labeller:
     def _chosen(self, kl: torch.Tensor, entropy: torch.Tensor) -> list[int]:
         """The steps to keep, ascending, of [length] each."""
         count = math.ceil(self.share * kl.shape[0])
-        values = {"kl": torch.where(kl.isfinite(), kl, -1.0), "entropy": entropy.to(kl.device)}
-        names = tuple(values) if self.steps == "either" else (self.steps,)
-        return sorted({i for name in names for i in values[name].topk(count).indices.tolist()})
+        chosen: set[int] = set()
+        if self.steps != "entropy":
+            chosen |= set(torch.where(kl.isfinite(), kl, -1.0).topk(count).indices.tolist())
+        if self.steps != "kl" and self.entropy_threshold is not None:
+            # The trigger compares what decoding finds, before it is rounded for the disk.
+            chosen |= set((entropy > self.entropy_threshold).nonzero().flatten().tolist())
+        elif self.steps != "kl":
+            chosen |= set(entropy.topk(count).indices.tolist())
+        return sorted(chosen)
 
     def _propose(self, ids: torch.Tensor, first: int) -> ops.ProposedCandidates:
         packed = self._packed
