@@ -15,6 +15,7 @@ from .decoding.row_record import RowRecord as RowRecord
 from .distillation.data.collect import collect as collect
 from .distillation.data.collection import Collection as Collection
 from .distillation.data.research_groups import import_groups as import_groups
+from .distillation.data.teacher_tokens import TeacherTokens as TeacherTokens
 from .distillation.groups import Group as Group
 from .distillation.groups import Trajectory as Trajectory
 from .distillation.losses import LossConfig as LossConfig
@@ -48,3 +49,5 @@ from .selectors.selector import Selector as Selector
 from .teachers import Teacher as Teacher
 from .teachers.base import TeacherSession as TeacherSession
 from .teachers.base import UnlabelledTrajectory as UnlabelledTrajectory
+from .teachers.labels import TopTokens as TopTokens
+from .teachers.labels import TrajectoryLabels as TrajectoryLabels

@@ -7,6 +7,7 @@ import pytest
 import torch
 from collecting import PROMPTS, make_model, run_collect
 from models import make_selector
+from safetensors.torch import load_file
 
 from s2t_ext import S2TConfig, generate
 from s2t_ext.distillation.data.collection import SPLITS, Collection
@@ -46,6 +47,33 @@ def test_labels_are_the_definitions(collection):
             a, b = p[top].log_softmax(0), q[top].log_softmax(0)
             torch.testing.assert_close(group.kl, float((a.exp() * (a - b)).sum()), **close)
             torch.testing.assert_close(group.entropy, float(-(a.exp() * a).sum()), **close)
+
+
+def test_the_teachers_likeliest_tokens_lie_beside_the_shards(tmp_path, collection):
+    """float16 log-probabilities and int32 ids by the definition; the trajectories are as without
+    them, and a folder goes on only with as many."""
+    kept = run_collect(tmp_path, held_out=0.4, teacher_topk=5)
+    trajectories = kept.trajectories("train")
+    assert trajectories == collection.trajectories("train")
+    assert kept.digest() != collection.digest() and collection.teacher_tokens() is None
+    stored = load_file(kept.tokens_path(0))
+    assert {tensor.dtype for tensor in stored.values()} == {torch.int32, torch.float16}
+    tokens, teacher = kept.teacher_tokens(), make_model(2)
+    ids, logprobs = tokens.of(trajectories[:2])
+    expected = []
+    for trajectory in trajectories[:2]:
+        assert trajectory in tokens
+        row = torch.tensor([[*trajectory.prompt, *trajectory.response]])
+        with torch.no_grad():
+            logits = teacher(row).logits[0, len(trajectory.prompt) - 1 : -1]
+        expected.append(logits.double().softmax(1))
+    p = torch.cat(expected)
+    assert torch.equal(ids, p.topk(5, dim=1).indices)
+    best = p.topk(5, dim=1).values
+    whole = torch.cat([best, 1 - best.sum(dim=1, keepdim=True)], dim=1)
+    torch.testing.assert_close(logprobs.double().exp(), whole, atol=1e-3, rtol=2e-3)
+    with pytest.raises(ValueError, match="differs in teacher_topk"):
+        run_collect(tmp_path, held_out=0.4, teacher_topk=6)
 
 
 def test_splits_follow_the_groups():
@@ -265,6 +293,7 @@ def test_damage_is_named(tmp_path):
             dict(rollouts=4, temperature=0.0),
             "collect: rollouts must be 1 at .*, got 4",
         ),
+        (dict(teacher_topk=65), r"collect: teacher_topk must be in \[0, 64\], got 65"),
         (dict(max_new_tokens=0), "collect: max_new_tokens must be at least 1, got 0"),
         (dict(batch_size=0), "collect: batch_size must be at least 1, got 0"),
     ],

@@ -74,7 +74,7 @@ def main(folder: Path, kills: int, what: str) -> None:
     if what in ("collect", "two"):
 
         def work(name: str) -> None:
-            run_collect(folder / name, batch_size=1, rollouts=3, progress=False)
+            run_collect(folder / name, batch_size=1, rollouts=3, teacher_topk=4, progress=False)
 
         read = collected
     else:

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher
 from s2t_ext.hf.identity import check_same_tokenizer
+from s2t_ext.teachers.labels import listed_tokens
 
 
 def check(student, teacher, inputs, config, selector=None):
@@ -175,6 +176,36 @@ def test_a_whole_trajectory_equals_step_by_step(name, chunk):
         actual.candidate_logprobs, expected.candidate_logprobs, atol=1e-4, rtol=1e-4
     )
     assert torch.equal(actual.teacher_argmax, expected.teacher_argmax)
+
+
+@pytest.mark.parametrize("chunk", [3, 128])
+def test_its_likeliest_tokens_are_those_of_its_distribution(chunk):
+    """Of the ids both models have; the rest of the mass is one number, by the definition in
+    fp64."""
+    student, large = tiny_model("llama"), teacher_model("qwen2", VOCAB + 13)
+    ids = torch.randint(3, VOCAB, (20,), generator=torch.Generator().manual_seed(4))
+    proposal, _ = step_by_step(student, large, ids, 5)
+    teacher = Teacher.from_model(large)
+    questions = (ids, 5, proposal.ids, proposal.logits)
+    assert teacher.label_trajectory(*questions, vocabulary=VOCAB).top is None
+    top = teacher.label_trajectory(*questions, vocabulary=VOCAB, chunk=chunk, top=4).top
+    p = teacher.score_trajectory(ids, 5)[:, :VOCAB].double().softmax(dim=1)
+    assert torch.equal(top.ids, p.topk(4, dim=1).indices)
+    close = dict(atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(
+        top.logprobs[:, :-1].double().exp(), p.topk(4, dim=1).values, **close
+    )
+    rest = 1 - p.topk(4, dim=1).values.sum(dim=1)
+    torch.testing.assert_close(top.logprobs[:, -1].double().exp(), rest, **close)
+    every = teacher.label_trajectory(*questions, vocabulary=VOCAB, top=VOCAB + 5).top
+    assert every.ids.shape == (15, VOCAB) and every.logprobs[:, -1].eq(float("-inf")).all()
+
+
+def test_listed_tokens_leave_the_rest_of_the_mass_to_the_others():
+    found = listed_tokens([{7: math.log(0.5), 3: math.log(0.25)}, {5: 0.0}], 2)
+    assert found.ids.tolist() == [[7, 3], [5, 5]]
+    expected = [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]
+    torch.testing.assert_close(found.logprobs.exp(), torch.tensor(expected))
 
 
 @pytest.mark.parametrize("first", [0, 20])

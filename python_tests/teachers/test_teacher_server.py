@@ -95,26 +95,28 @@ def test_tokens_named_by_text():
     assert TokenNames().id_of("x") == -1
 
 
-def trajectory_labels(teacher, length=24, first=9):
+def trajectory_labels(teacher, length=24, first=9, **options):
     ids = torch.randint(3, VOCAB, (length,), generator=torch.Generator().manual_seed(4))
     with torch.no_grad():
         logits = tiny_model("llama")(ids[None]).logits[0, first - 1 : -1]
     support = s2t_ext.ops.propose_candidates(logits.contiguous(), 16, 16)
-    return teacher.label_trajectory(ids, first, support.ids, support.logits)
+    return teacher.label_trajectory(ids, first, support.ids, support.logits, **options)
 
 
 @pytest.mark.parametrize("echo", ["right", "missing"])
 def test_labels_of_a_trajectory(large, echo):
     """One echo, or a request a step, equals a local teacher's prefill."""
-    expected = trajectory_labels(Teacher.from_model(large))
+    expected = trajectory_labels(Teacher.from_model(large), top=5)
     server = CompletionsServer(large, echo=echo)
     with server.running() as url:
-        actual = trajectory_labels(teacher_at(url, top_logprobs=VOCAB))
+        actual = trajectory_labels(teacher_at(url, top_logprobs=VOCAB), top=5)
     torch.testing.assert_close(actual.kl, expected.kl, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
         actual.candidate_logprobs, expected.candidate_logprobs, atol=1e-4, rtol=1e-4
     )
     assert torch.equal(actual.teacher_argmax, expected.teacher_argmax)
+    assert torch.equal(actual.top.ids, expected.top.ids)
+    torch.testing.assert_close(actual.top.logprobs, expected.top.logprobs, atol=1e-4, rtol=1e-4)
     assert len(server.bodies) == (3 if echo == "right" else 1 + 5 + 15)
 
 

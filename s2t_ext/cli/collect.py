@@ -104,6 +104,13 @@ def collect(
             "student, prompts, rollouts, temperature, length, seed and chat option."
         ),
     ] = None,
+    teacher_topk: Annotated[
+        int,
+        typer.Option(
+            help="Also keep this many of the teacher's likeliest tokens of every step, e.g. 16, "
+            "for `distill --prefix-kl teacher`."
+        ),
+    ] = 0,
     dtype: Dtype = "bfloat16",
     use_chat_template: UseChatTemplate = True,
     teacher_model_name: TeacherModelName = None,
@@ -146,6 +153,7 @@ def collect(
             use_chat_template=use_chat_template,
             seed=seed,
             rollouts_from=rollouts_from,
+            teacher_topk=teacher_topk,
         )
         summary = collection.summary()
         show(summary, as_json)

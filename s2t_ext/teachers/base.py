@@ -14,6 +14,7 @@ from torch import nn
 
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.ops import SupportKL
+from s2t_ext.teachers.labels import TrajectoryLabels
 
 if TYPE_CHECKING:
     from s2t_ext.hf.context import CandidateContext
@@ -156,7 +157,8 @@ class Teacher(ABC):
         *,
         vocabulary: int | None = None,
         chunk: int = 128,
-    ) -> SupportKL:
+        top: int = 0,
+    ) -> TrajectoryLabels:
         """The teacher's opinion of the student's support at every step of a finished trajectory.
 
         Equal to asking step by step, in one prefill, without ever holding [length, V].
@@ -168,10 +170,11 @@ class Teacher(ABC):
             student_logits: fp32 [length - first, S].
             vocabulary: Rows of the student's embedding; None takes all of the teacher's.
             chunk: Steps whose vocabulary-wide logits are held at a time.
+            top: How many of the teacher's own likeliest tokens to return, 0 for none.
 
         Returns:
-            `SupportKL` with one row per step; the candidates are the support, so
-            `candidate_logprobs` is [length - first, S].
+            One row per step; the candidates are the support, so `candidate_logprobs` is
+            [length - first, S].
         """
 
     def label_trajectories(
@@ -180,17 +183,21 @@ class Teacher(ABC):
         *,
         vocabulary: int | None = None,
         chunk: int = 128,
-    ) -> list[SupportKL]:
+        top: int = 0,
+    ) -> list[TrajectoryLabels]:
         """`label_trajectory` of several, which some teachers do at once.
 
         Args:
             trajectories: The trajectories.
             vocabulary: As in `label_trajectory`.
             chunk: As in `label_trajectory`.
+            top: As in `label_trajectory`.
 
         Returns:
-            One `SupportKL` per trajectory.
+            One `TrajectoryLabels` per trajectory.
         """
+        # A teacher of one's own that knows no `top` labels without it.
+        options = {"top": top} if top else {}
         return [
             self.label_trajectory(
                 one.input_ids,
@@ -199,6 +206,7 @@ class Teacher(ABC):
                 one.student_logits,
                 vocabulary=vocabulary,
                 chunk=chunk,
+                **options,
             )
             for one in trajectories
         ]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from s2t_ext import ops
-from s2t_ext.ops import SupportKL
 from s2t_ext.teachers.base import Teacher, UnlabelledTrajectory, check_first
+from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels, listed_tokens
 
 
 class EngineTeacher(Teacher, kind="engine"):
@@ -51,10 +51,11 @@ class EngineTeacher(Teacher, kind="engine"):
         *,
         vocabulary: int | None = None,
         chunk: int = 128,
-    ) -> SupportKL:
+        top: int = 0,
+    ) -> TrajectoryLabels:
         """See `Teacher.label_trajectory`; the engine has chunks of its own."""
         one = UnlabelledTrajectory(input_ids, first, student_ids, student_logits)
-        return self.label_trajectories([one], vocabulary=vocabulary)[0]
+        return self.label_trajectories([one], vocabulary=vocabulary, top=top)[0]
 
     def label_trajectories(
         self,
@@ -62,7 +63,8 @@ class EngineTeacher(Teacher, kind="engine"):
         *,
         vocabulary: int | None = None,
         chunk: int = 128,
-    ) -> list[SupportKL]:
+        top: int = 0,
+    ) -> list[TrajectoryLabels]:
         """See `Teacher.label_trajectories`: all are handed to the engine at once."""
         limit = math.inf if vocabulary is None else vocabulary
         known = [t.student_ids.where(t.student_ids < limit, -1) for t in trajectories]
@@ -75,7 +77,7 @@ class EngineTeacher(Teacher, kind="engine"):
                     temperature=0.0,
                     max_tokens=1,
                     detokenize=False,
-                    prompt_logprobs=1,
+                    prompt_logprobs=max(top, 1),
                     prompt_logprob_token_ids=ids.tolist(),
                     prompt_logprob_start=trajectory.first - 1,
                     extra_args={"s2t": "off"},
@@ -83,21 +85,25 @@ class EngineTeacher(Teacher, kind="engine"):
             )
         outputs = self.llm.generate(prompts, parameters, use_tqdm=False)
         return [
-            _answer(output, trajectory, ids)
+            _answer(output, trajectory, ids, top, limit)
             for output, trajectory, ids in zip(outputs, trajectories, known, strict=True)
         ]
 
 
-def _answer(output: Any, trajectory: UnlabelledTrajectory, ids: torch.Tensor) -> SupportKL:
-    """`SupportKL` of one of vLLM's outputs."""
+def _answer(
+    output: Any, trajectory: UnlabelledTrajectory, ids: torch.Tensor, top: int, limit: float
+) -> TrajectoryLabels:
+    """The labels in one of vLLM's outputs; `top` tokens below `limit` are wanted."""
     device = ids.device
     logprobs = torch.as_tensor(output.prompt_token_id_logprobs).float().to(device)
     # The divergence looks at the support only, so the support can stand for the vocabulary.
     places = torch.arange(ids.shape[1], device=device).expand_as(ids)
     places = places.where(ids >= 0, -1).contiguous()
     kl = ops.support_kl(places, trajectory.student_logits, logprobs.contiguous(), places).kl
-    argmax = [
-        next(token for token, entry in position.items() if entry.rank == 1)
-        for position in output.prompt_logprobs[trajectory.first :]
-    ]
-    return SupportKL(kl, logprobs, torch.tensor(argmax, device=device))
+    positions = output.prompt_logprobs[trajectory.first :]
+    argmax = [next(t for t, entry in position.items() if entry.rank == 1) for position in positions]
+    best = None
+    if top:
+        listed = [{t: e.logprob for t, e in p.items() if t < limit} for p in positions]
+        best = TopTokens._make(part.to(device) for part in listed_tokens(listed, top))
+    return TrajectoryLabels(kl, logprobs, torch.tensor(argmax, device=device), best)

@@ -20,6 +20,7 @@ from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.ops import SupportKL
 from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.teachers.base import Teacher, TeacherSession, check_first
+from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels, top_tokens
 
 if TYPE_CHECKING:
     from s2t_ext.hf.context import CandidateContext
@@ -61,19 +62,26 @@ class ModelTeacher(Teacher, kind="model"):
         *,
         vocabulary: int | None = None,
         chunk: int = CHUNK,
-    ) -> SupportKL:
+        top: int = 0,
+    ) -> TrajectoryLabels:
         """See `Teacher.label_trajectory`."""
         check_first(input_ids, first)
         head, device = find_logits_head(self.model), input_device(self.model)
         pieces = trajectory_logits(self.model, head, input_ids[:-1], first, chunk=chunk)
-        answers = [
-            _view(logits, own_ids.to(device), own_logits.to(device), vocabulary)
-            for logits, own_ids, own_logits in zip(
-                pieces, student_ids.split(chunk), student_logits.split(chunk), strict=True
-            )
-        ]
-        columns = zip(*answers, strict=True)
-        return SupportKL._make(torch.cat(column).to(input_ids.device) for column in columns)
+        answers, best = [], []
+        for logits, own_ids, own_logits in zip(
+            pieces, student_ids.split(chunk), student_logits.split(chunk), strict=True
+        ):
+            known = logits[:, : _common_size(logits, vocabulary)]
+            answers.append(_view(known, own_ids.to(device), own_logits.to(device)))
+            if top:
+                best.append(top_tokens(known, top))
+        home = input_ids.device
+        labels = SupportKL._make(torch.cat(c).to(home) for c in zip(*answers, strict=True))
+        likeliest = None
+        if top:
+            likeliest = TopTokens._make(torch.cat(c).to(home) for c in zip(*best, strict=True))
+        return TrajectoryLabels(*labels, likeliest)
 
 
 class _ModelSession:
@@ -98,7 +106,8 @@ class _ModelSession:
     ) -> SupportKL:
         """See `TeacherSession.evaluate`."""
         logits = self._next_logits(context)
-        return _view(logits, student_ids, student_logits, self.vocabulary, candidate_ids)
+        known = logits[:, : _common_size(logits, self.vocabulary)]
+        return _view(known, student_ids, student_logits, candidate_ids)
 
     def _next_logits(self, context: CandidateContext) -> torch.Tensor:
         ids = context.input_ids
@@ -131,25 +140,27 @@ class _ModelSession:
             )
 
 
+def _common_size(logits: torch.Tensor, vocabulary: int | None) -> int:
+    """How many ids both models have: rows one model pads its embedding with are no tokens."""
+    return logits.shape[1] if vocabulary is None else min(vocabulary, logits.shape[1])
+
+
 def _view(
     logits: torch.Tensor,
     student_ids: torch.Tensor,
     student_logits: torch.Tensor,
-    vocabulary: int | None,
     candidate_ids: torch.Tensor | None = None,
 ) -> SupportKL:
-    """`ops.support_kl` over the ids both models have; the candidates default to the support.
-
-    Rows one model pads its embedding with are no tokens; an id the teacher has no row for counts as
-    impossible.
+    """`ops.support_kl` over the ids both models have; the candidates default to the support. An
+    id the teacher has no row for counts as impossible.
     """
-    size = logits.shape[1] if vocabulary is None else min(vocabulary, logits.shape[1])
+    size = logits.shape[1]
     known = student_ids.where(student_ids < size, -1)
     if candidate_ids is None:
         candidates = known
     else:
         candidates = candidate_ids.where(candidate_ids < size, -1)
-    return ops.support_kl(known, student_logits, for_kernels(logits[:, :size]), candidates)
+    return ops.support_kl(known, student_logits, for_kernels(logits), candidates)
 
 
 def _positions(

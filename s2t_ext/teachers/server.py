@@ -20,6 +20,7 @@ from s2t_ext.ops import SupportKL
 from s2t_ext.runs.checks import require
 from s2t_ext.teachers.base import Teacher, check_first
 from s2t_ext.teachers.completions_client import FROM_SERVER, CompletionsClient, TeacherServerError
+from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels, listed_tokens
 from s2t_ext.teachers.server_answers import Position, TokenNames, parse_echo, parse_next
 
 if TYPE_CHECKING:
@@ -147,11 +148,15 @@ class ServerTeacher(Teacher, kind="server"):
         *,
         vocabulary: int | None = None,
         chunk: int = 128,
-    ) -> SupportKL:
+        top: int = 0,
+    ) -> TrajectoryLabels:
         """See `Teacher.label_trajectory`: one echo of the whole trajectory, or one request a step
-        where there is no echo. Tokens a step's list lacks get the floor.
+        where there is no echo. Tokens a step's list lacks get the floor; `top` is at most the
+        list's length.
         """
         check_first(input_ids, first)
+        most = self.top_logprobs
+        require(top <= most, "label_trajectory", "top", f"be at most top_logprobs = {most}", top)
         ids: list[int] = input_ids.tolist()
         if self.echoes(ids[:first]):
             body = self._body(ids, echo=True)
@@ -162,7 +167,12 @@ class ServerTeacher(Teacher, kind="server"):
         positions = [Position(record, self.names, self.floor) for record in records]
         limit = math.inf if vocabulary is None else vocabulary
         known = student_ids.where(student_ids < limit, -1)
-        return view(positions, known, student_logits, known)
+        labels = view(positions, known, student_logits, known)
+        best = None
+        if top:
+            listed = [position.listed(limit) for position in positions]
+            best = TopTokens._make(p.to(input_ids.device) for p in listed_tokens(listed, top))
+        return TrajectoryLabels(*labels, best)
 
     def next_tokens(self, prefixes: list[list[int]]) -> list[Position]:
         """What the server says of the token after each prefix."""

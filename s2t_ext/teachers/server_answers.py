@@ -97,6 +97,10 @@ class Position:
         """Adds what a further request has found out."""
         self._logprobs[token] = logprob
 
+    def listed(self, limit: float = math.inf) -> dict[int, float]:
+        """Log-probabilities of the tokens whose ids are known and below `limit`."""
+        return {token: value for token, value in self._logprobs.items() if token < limit}
+
     def __contains__(self, token: int) -> bool:
         return token in self._logprobs
 

@@ -59,6 +59,7 @@ def collect(
     use_chat_template: bool = True,
     seed: int = 0,
     rollouts_from: str | Path | None = None,
+    teacher_topk: int = 0,
     progress: bool | None = None,
 ) -> Collection:
     """Collects labelled trajectories; call it again with the same arguments to resume a killed run.
@@ -96,6 +97,8 @@ def collect(
         seed: Key of the sampling; different seeds share no random numbers.
         rollouts_from: Folder of a finished collection of the same rollouts, which are read from it
             instead of decoded anew: to label them by another teacher or at other steps.
+        teacher_topk: How many of the teacher's own likeliest tokens to keep of every step, 0..64:
+            what `LossConfig.teacher_kl_weight` trains towards. 6 * teacher_topk + 2 bytes a step.
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
@@ -106,6 +109,7 @@ def collect(
     """
     _check(prompts, k, support, share, held_out, held_out_by)
     _check_steps(steps, entropy_threshold)
+    require(0 <= teacher_topk <= 64, "collect", "teacher_topk", "be in [0, 64]", teacher_topk)
     _check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
     check_decoding(decoding, selector)
     if teacher.tokenizer is not None:
@@ -121,6 +125,7 @@ def collect(
             entropy_threshold=entropy_threshold,
             held_out_by=None if held_out_by == "group" else held_out_by,
             decoding=describe_decoding(decoding, selector),
+            teacher_topk=teacher_topk or None,
         ),
     }
     source: DecodedRollouts | RecordedRollouts
@@ -130,8 +135,7 @@ def collect(
         texts = [p.text for p in jobs]
         source = DecodedRollouts(model, tokenizer, texts, settings, decoding, selector, teacher)
     collection = Collection.open_for_writing(output, settings, math.ceil(len(jobs) / batch_size))
-    which: dict[str, Any] = dict(share=share, steps=steps, entropy_threshold=entropy_threshold)
-    labeller = Labeller(model, teacher, k=k, support=support, blocked=reserved_ids, **which)
+    labeller = Labeller.of(settings, model, teacher)
     if held_out_by == "prompt":
         jobs = [replace(job, group="") for job in jobs]
     _collect_missing(collection, jobs, source, labeller, progress)
@@ -154,7 +158,9 @@ def _collect_missing(
         numbers = range(index * size, min((index + 1) * size, len(jobs)))
         splits = ["held_out" if jobs[i].is_held_out(held_out) else "train" for i in numbers]
         labelled = labeller.label_all([str(i) for i in numbers], source.pairs(numbers))
-        collection.write_shard(index, list(zip(splits, labelled, strict=True)))
+        records = [(s, one.trajectory) for s, one in zip(splits, labelled, strict=True)]
+        tokens = {one.trajectory.key: one.top for one in labelled if one.top is not None}
+        collection.write_shard(index, records, tokens if labeller.teacher_topk else None)
 
 
 def _beside_the_defaults(**settings: Any) -> dict[str, Any]:

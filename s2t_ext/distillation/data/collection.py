@@ -4,19 +4,23 @@ run loses the shard it was working on and nothing else.
     manifest.json               settings, models, number of shards; written first
     trajectories-00000.jsonl    the trajectories of the first prompts, one a line
     ...
+
+and, if it was asked for, what `teacher_tokens` describes beside each shard.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.distillation.data.teacher_tokens import TeacherTokens, write_teacher_tokens
 from s2t_ext.distillation.groups import Trajectory
 from s2t_ext.runs.files import read_json, write_atomically
 from s2t_ext.runs.processes import share_of_this_process, this_process
+from s2t_ext.teachers.labels import TopTokens
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
@@ -73,7 +77,8 @@ class Collection:
         patterns = ["*.unfinished"]
         if processes > 1:
             own = share_of_this_process(range(self.num_shards))
-            patterns = [f"{self.shard_path(i).name}.*.unfinished" for i in own]
+            files = [path(i) for path in (self.shard_path, self.tokens_path) for i in own]
+            patterns = [f"{file.name}.*.unfinished" for file in files]
         for pattern in patterns:
             for leftover in self.folder.glob(pattern):
                 leftover.unlink(missing_ok=True)
@@ -92,8 +97,25 @@ class Collection:
         """Where a shard is, or will be."""
         return self.folder / f"trajectories-{index:05d}.jsonl"
 
-    def write_shard(self, index: int, records: Sequence[tuple[str, Trajectory]]) -> None:
-        """Writes the (split, trajectory) records of one shard, whole or not at all."""
+    def tokens_path(self, index: int) -> Path:
+        """Where the teacher's likeliest tokens of a shard are, if they were asked for."""
+        return self.folder / f"teacher-tokens-{index:05d}.safetensors"
+
+    def write_shard(
+        self,
+        index: int,
+        records: Sequence[tuple[str, Trajectory]],
+        tokens: Mapping[str, TopTokens] | None = None,
+    ) -> None:
+        """Writes the (split, trajectory) records of one shard, whole or not at all.
+
+        Args:
+            index: Of the shard.
+            records: Its trajectories and their splits.
+            tokens: The teacher's likeliest tokens, by the trajectories' keys.
+        """
+        if tokens is not None:  # first: a shard is there when its trajectories are
+            write_teacher_tokens(self.tokens_path(index), tokens)
         lines = [json.dumps({"split": split, **t.to_dict()}) + "\n" for split, t in records]
         write_atomically(self.shard_path(index), "".join(lines))
 
@@ -102,6 +124,12 @@ class Collection:
         if split not in SPLITS:
             raise ValueError(f"Collection: split must be one of {', '.join(SPLITS)}, got {split!r}")
         return [Trajectory.from_dict(r) for r in self._records() if r["split"] == split]
+
+    def teacher_tokens(self) -> TeacherTokens | None:
+        """The teacher's likeliest tokens of all trajectories; None if they were not kept."""
+        paths = [self.tokens_path(i) for i in range(self.num_shards)]
+        found = [path for path in paths if path.exists()]
+        return TeacherTokens(found) if found else None
 
     def summary(self) -> dict[str, Any]:
         """Counts: shards, and per split trajectories, tokens and groups."""
@@ -119,8 +147,9 @@ class Collection:
         """Hash of the settings and of the shards collected so far."""
         sha = hashlib.sha256(json.dumps(self.manifest, sort_keys=True).encode())
         for index in range(self.num_shards):
-            if self.shard_path(index).exists():
-                sha.update(self.shard_path(index).read_bytes())
+            for path in (self.shard_path(index), self.tokens_path(index)):
+                if path.exists():
+                    sha.update(path.read_bytes())
         return sha.hexdigest()[:16]
 
     def _records(self) -> Iterator[dict[str, Any]]:

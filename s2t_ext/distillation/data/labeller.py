@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -14,11 +14,23 @@ from s2t_ext.distillation.groups import Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.hf.trajectory import trajectory_support
-from s2t_ext.ops import SupportKL
 from s2t_ext.teachers.base import Teacher, UnlabelledTrajectory
+from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels
 
 #: Which steps of a rollout are kept.
 STEPS = ("kl", "entropy", "either")
+
+
+class Labelled(NamedTuple):
+    """A labelled trajectory.
+
+    Attributes:
+        trajectory: With its groups, divergences and entropies.
+        top: The teacher's likeliest tokens at its steps, if they were asked for and it has steps.
+    """
+
+    trajectory: Trajectory
+    top: TopTokens | None
 
 
 class Labeller:
@@ -35,6 +47,7 @@ class Labeller:
         steps: str = "kl",
         entropy_threshold: float | None = None,
         blocked: Sequence[int] = (),
+        teacher_topk: int = 0,
     ) -> None:
         self.teacher = teacher
         self.k = k
@@ -42,22 +55,31 @@ class Labeller:
         self.share = share
         self.steps = steps
         self.entropy_threshold = entropy_threshold
+        self.teacher_topk = teacher_topk
         self._packed = PackedModel(model)
         self._device = self._packed.plain.device
         self._blocked = None
         if blocked:
             self._blocked = torch.tensor(list(blocked), dtype=torch.int64, device=self._device)
 
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], model: nn.Module, teacher: Teacher) -> Labeller:
+        """The labeller that the settings of a collection describe."""
+        options = {name: settings[name] for name in ("k", "support", "share", "steps")}
+        options["entropy_threshold"] = settings.get("entropy_threshold")
+        options["teacher_topk"] = settings.get("teacher_topk", 0)
+        return cls(model, teacher, blocked=settings["reserved_ids"], **options)
+
     def label(self, key: str, prompt: Sequence[int], response: Sequence[int]) -> Trajectory:
         """The labelled trajectory; its groups are the ceil(share * length) steps of highest KL, of
         highest entropy, or both (`collect`'s `steps`), or those above an entropy.
         """
-        return self.label_all([key], [(prompt, response)])[0]
+        return self.label_all([key], [(prompt, response)])[0].trajectory
 
     @torch.no_grad()
     def label_all(
         self, keys: Sequence[str], pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
-    ) -> list[Trajectory]:
+    ) -> list[Labelled]:
         """`label` of several (prompt ids, response ids); the teacher sees them together."""
         proposals, questions = [], []
         for prompt, response in pairs:
@@ -69,18 +91,22 @@ class Labeller:
                     UnlabelledTrajectory(ids, len(prompt), proposal.ids, proposal.logits)
                 )
         vocabulary = vocabulary_size(self._packed.plain)
-        answers = iter(self.teacher.label_trajectories(questions, vocabulary=vocabulary))
-        proposed = iter(proposals)
-        trajectories = []
+        options = {"top": self.teacher_topk} if self.teacher_topk else {}
+        answers = self.teacher.label_trajectories(questions, vocabulary=vocabulary, **options)
+        found = iter(zip(proposals, answers, strict=True))
+        result = []
         for key, (prompt, response) in zip(keys, pairs, strict=True):
             labels: tuple[Any, ...] = ((),)
+            top = None
             if response:
-                labels = self._labels(next(proposed), next(answers))
-            trajectories.append(Trajectory(key, tuple(prompt), tuple(response), *labels))
-        return trajectories
+                proposal, answer = next(found)
+                labels = self._labels(proposal, answer)
+                top = answer.top if self.teacher_topk else None
+            result.append(Labelled(Trajectory(key, tuple(prompt), tuple(response), *labels), top))
+        return result
 
     def _labels(
-        self, proposal: ops.ProposedCandidates, answer: SupportKL
+        self, proposal: ops.ProposedCandidates, answer: TrajectoryLabels
     ) -> tuple[tuple[Group, ...], tuple[float, ...], tuple[float, ...]]:
         """(groups, divergence of every step, entropy of every step) of a trajectory."""
         kl = answer.kl
