@@ -1,6 +1,6 @@
 """Decoding a batch in which few rows need a choice: what the slots left out of a tree step save.
 
-    S2T_BENCH_MODEL=path/to/model pytest bench/bench_batch.py
+    S2T_EXT_BENCH_MODEL=path/to/model pytest bench/bench_batch.py
 
 `BATCH` prompts, greedy, `TOKENS` new tokens, K = 8, choices at the `RATE` of all steps where the
 entropy is highest. Beside each other in every round: `model.generate`; decoding with ragged tree
@@ -22,13 +22,13 @@ from harness import config_at_rate, write_results
 import s2t_ext
 from s2t_ext.decoding.steps import self_test
 
-BATCH = int(os.environ.get("S2T_BENCH_BATCH", "16"))
+BATCH = int(os.environ.get("S2T_EXT_BENCH_BATCH", "16"))
 TOKENS = 64
 RATE = 0.05
-ROUNDS = int(os.environ.get("S2T_BENCH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("S2T_EXT_BENCH_ROUNDS", "5"))
 
 pytestmark = pytest.mark.skipif(
-    MODEL is None, reason="set S2T_BENCH_MODEL to the folder of a causal language model"
+    MODEL is None, reason="set S2T_EXT_BENCH_MODEL to the folder of a causal language model"
 )
 
 

@@ -1,6 +1,6 @@
 """Whole decoding on a real model: what Select-to-Think costs beside `model.generate`.
 
-    S2T_BENCH_MODEL=path/to/model pytest bench/bench_generate.py
+    S2T_EXT_BENCH_MODEL=path/to/model pytest bench/bench_generate.py
 
 One prompt, greedy, `TOKENS` new tokens, K = 8; choices where the entropy lies above a quantile of
 those this prompt meets without choices. Every round runs each configuration once, in turn,
@@ -24,7 +24,7 @@ from harness import config_at_rate, write_results
 import s2t_ext
 
 TOKENS = 100
-ROUNDS = int(os.environ.get("S2T_BENCH_ROUNDS", "5"))
+ROUNDS = int(os.environ.get("S2T_EXT_BENCH_ROUNDS", "5"))
 RATES = {"never": 0.0, "1 %": 0.01, "10 %": 0.1, "always": 1.0}
 PROMPT = (
     "A train leaves at 9:40 and arrives at 13:05. How long is the journey, and how far does it "
@@ -32,9 +32,9 @@ PROMPT = (
     "Think step by step."
 )
 
-MODEL = os.environ.get("S2T_BENCH_MODEL")
+MODEL = os.environ.get("S2T_EXT_BENCH_MODEL")
 pytestmark = pytest.mark.skipif(
-    MODEL is None, reason="set S2T_BENCH_MODEL to the folder of a causal language model"
+    MODEL is None, reason="set S2T_EXT_BENCH_MODEL to the folder of a causal language model"
 )
 
 

@@ -1,6 +1,6 @@
 """What teacher-guided decoding costs: S2T beside a student step plus a teacher step.
 
-    S2T_BENCH_MODEL=path/to/student S2T_BENCH_TEACHER=path/to/teacher pytest bench/bench_teacher.py
+    S2T_EXT_BENCH_MODEL=STUDENT S2T_EXT_BENCH_TEACHER=TEACHER pytest bench/bench_teacher.py
 
 One prompt, greedy, `TOKENS` new tokens, K = 8, divergence trigger. Every round runs student,
 teacher and S2T once, in turn, and the ratio S2T / (student + teacher) is taken inside the round.
@@ -21,13 +21,13 @@ from harness import write_results
 import s2t_ext
 
 TOKENS = 64
-ROUNDS = int(os.environ.get("S2T_BENCH_ROUNDS", "7"))
-MODEL, TEACHER = os.environ.get("S2T_BENCH_MODEL"), os.environ.get("S2T_BENCH_TEACHER")
+ROUNDS = int(os.environ.get("S2T_EXT_BENCH_ROUNDS", "7"))
+MODEL, TEACHER = os.environ.get("S2T_EXT_BENCH_MODEL"), os.environ.get("S2T_EXT_BENCH_TEACHER")
 THRESHOLD = 0.88  # nats; about 5 % of the steps of the pair in the README
 
 pytestmark = pytest.mark.skipif(
     MODEL is None or TEACHER is None,
-    reason="set S2T_BENCH_MODEL and S2T_BENCH_TEACHER to folders of causal language models",
+    reason="set S2T_EXT_BENCH_MODEL and S2T_EXT_BENCH_TEACHER to folders of causal language models",
 )
 
 

@@ -134,7 +134,7 @@ def table():
         ]
     if decoding := decoding_rows():
         blocks += [
-            f"Decoding ({machine('generate')}; `S2T_BENCH_MODEL=MODEL pytest "
+            f"Decoding ({machine('generate')}; `S2T_EXT_BENCH_MODEL=MODEL pytest "
             "bench/bench_generate.py`; spread: lowest and "
             "highest round):",
             "\n".join([header, *decoding]),

@@ -140,14 +140,14 @@ def main() -> int:
     options = parser.parse_args()
     output = options.output.resolve()
     output.mkdir(parents=True, exist_ok=True)
-    environment = {"S2T_GPU_DAY_OUTPUT": str(output), "HF_HUB_OFFLINE": "1"}
+    environment = {"S2T_EXT_GPU_DAY_OUTPUT": str(output), "HF_HUB_OFFLINE": "1"}
     if options.dry_run:
         stages = dry_stages()
     else:
         stages = gpu_stages(output / "site", options.wheels)
         path = [str(output / "site"), os.environ.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-        environment |= {"S2T_EXT_REQUIRE_NATIVE": "1", "S2T_FAIL_WITHOUT_CUDA": "1"}
+        environment |= {"S2T_EXT_REQUIRE_NATIVE": "1", "S2T_EXT_FAIL_WITHOUT_CUDA": "1"}
     good = run(stages, output, environment, options.seconds)
     subprocess.run(script("table", str(output)), check=True)
     return 0 if good else 1

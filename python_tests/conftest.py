@@ -24,10 +24,10 @@ def rng_fence():
 
 
 def has_cuda() -> bool:
-    """True where CUDA tests run; with S2T_FAIL_WITHOUT_CUDA=1 a machine that cannot is an error."""
+    """True where CUDA tests run; an error elsewhere if S2T_EXT_FAIL_WITHOUT_CUDA=1."""
     is_there = torch.cuda.is_available()
-    if not is_there and os.environ.get("S2T_FAIL_WITHOUT_CUDA") == "1":
-        pytest.fail("S2T_FAIL_WITHOUT_CUDA is set and torch sees no CUDA device")
+    if not is_there and os.environ.get("S2T_EXT_FAIL_WITHOUT_CUDA") == "1":
+        pytest.fail("S2T_EXT_FAIL_WITHOUT_CUDA is set and torch sees no CUDA device")
     return is_there
 
 

@@ -21,8 +21,8 @@ FLUSH_BYTES = 256 << 20
 
 
 def put(file: str, **row: Any) -> None:
-    """Appends one line to `file` in the folder S2T_GPU_DAY_OUTPUT, and prints it."""
-    folder = Path(os.environ.get("S2T_GPU_DAY_OUTPUT", "."))
+    """Appends one line to `file` in the folder S2T_EXT_GPU_DAY_OUTPUT, and prints it."""
+    folder = Path(os.environ.get("S2T_EXT_GPU_DAY_OUTPUT", "."))
     with (folder / file).open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)

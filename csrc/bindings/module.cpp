@@ -34,7 +34,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isas", cpu_isas,
         "Names of the instruction sets that were compiled and run here, weakest first.");
   m.def("cpu_isa", cpu_isa,
-        "The instruction set in use. RuntimeError: S2T_FORCE_CPU_ISA is wrong.");
+        "The instruction set in use. RuntimeError: S2T_EXT_FORCE_CPU_ISA is wrong.");
   m.def(
       "set_cpu_isa", s2t::cpu::override_isa, py::arg("name"),
       "Use this instruction set in all threads; '' for the default. ValueError: not usable here.");

@@ -62,9 +62,9 @@ Isa usable_isa(const std::string& what, const std::string& name) {
 }
 
 Isa default_isa() {
-  const char* forced = std::getenv("S2T_FORCE_CPU_ISA");
+  const char* forced = std::getenv("S2T_EXT_FORCE_CPU_ISA");
   if (forced == nullptr || *forced == '\0') return usable_isas().back();
-  return usable_isa<std::runtime_error>("s2t_ext: S2T_FORCE_CPU_ISA", forced);
+  return usable_isa<std::runtime_error>("s2t_ext: S2T_EXT_FORCE_CPU_ISA", forced);
 }
 
 }  // namespace

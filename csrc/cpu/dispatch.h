@@ -3,8 +3,9 @@
 // Which instruction set the CPU kernels run with.
 //
 // Chosen once, at first use: the best one that was compiled in and that this processor and
-// operating system support; or the one named by the environment variable S2T_FORCE_CPU_ISA. Tests
-// may override it. Results do not depend on it (contract 3 of csrc/README.md), only the time does.
+// operating system support; or the one named by the environment variable S2T_EXT_FORCE_CPU_ISA.
+// Tests may override it. Results do not depend on it (contract 3 of csrc/README.md), only the time
+// does.
 
 #include <string>
 #include <vector>
@@ -16,8 +17,8 @@ namespace s2t::cpu {
 // What was compiled in and can run here, worst first; never empty.
 std::vector<Isa> usable_isas();
 
-// The one kernels use now. Throws std::runtime_error if S2T_FORCE_CPU_ISA names none that can run
-// here.
+// The one kernels use now. Throws std::runtime_error if S2T_EXT_FORCE_CPU_ISA names none that can
+// run here.
 Isa active_isa();
 
 // Use this one from now on, in all threads; an empty name returns to the choice described above.

@@ -10,7 +10,7 @@ enum class Isa : int32_t { kScalar = 0, kAvx2 = 1, kAvx512 = 2 };
 
 constexpr int kNumIsas = 3;
 
-// As in S2T_FORCE_CPU_ISA and in the namespaces of the kernels.
+// As in S2T_EXT_FORCE_CPU_ISA and in the namespaces of the kernels.
 constexpr const char* kIsaNames[kNumIsas] = {"scalar", "avx2", "avx512"};
 
 constexpr const char* isa_name(Isa isa) { return kIsaNames[static_cast<int>(isa)]; }

@@ -1,6 +1,6 @@
 """Whole generations on a GPU: the reference's tokens, one read of the device per ordinary step, and
-replayed graphs. Skipped without one (or failing, with S2T_FAIL_WITHOUT_CUDA=1); the same code runs
-on the CPU in test_generate_exact.py, test_device_reads.py and test_static_tree_step.py.
+replayed graphs. Skipped without one (or failing, with S2T_EXT_FAIL_WITHOUT_CUDA=1); the same code
+runs on the CPU in test_generate_exact.py, test_device_reads.py and test_static_tree_step.py.
 """
 
 import copy

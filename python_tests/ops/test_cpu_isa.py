@@ -88,7 +88,7 @@ print(cpu_isa.current())
 
 
 def run_with(isa):
-    environment = {**os.environ, "S2T_FORCE_CPU_ISA": isa}
+    environment = {**os.environ, "S2T_EXT_FORCE_CPU_ISA": isa}
     return subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True
     )
@@ -109,7 +109,7 @@ def test_an_impossible_choice_is_an_error_that_says_what_is_possible(isa):
     assert process.returncode != 0
     usable = ", ".join(cpu_isa.available())
     expected = (
-        f"s2t_ext: S2T_FORCE_CPU_ISA must be one of what this build and processor have ({usable}), "
-        f"got {isa}"
+        "s2t_ext: S2T_EXT_FORCE_CPU_ISA must be one of what this build and processor have "
+        f"({usable}), got {isa}"
     )
     assert expected in process.stderr

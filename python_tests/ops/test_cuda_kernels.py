@@ -1,7 +1,7 @@
 """The CUDA kernels on a GPU: the CPU kernels' bits, also replayed from a CUDA graph.
 
-Without a GPU these are skipped (or fail, with S2T_FAIL_WITHOUT_CUDA=1); the same kernels then run
-in test_simt_rows.py and test_simt_ops.py.
+Without a GPU these are skipped (or fail, with S2T_EXT_FAIL_WITHOUT_CUDA=1); the same kernels then
+run in test_simt_rows.py and test_simt_ops.py.
 """
 
 import pytest

@@ -135,13 +135,13 @@ def test_unknown_isa_is_refused():
 
 def test_environment_variable_forces_an_isa():
     code = "from s2t_ext import cpu_isa; print(cpu_isa.current())"
-    assert python("-c", code, S2T_FORCE_CPU_ISA="scalar").stdout.strip() == "scalar"
+    assert python("-c", code, S2T_EXT_FORCE_CPU_ISA="scalar").stdout.strip() == "scalar"
 
 
 def test_wrong_environment_variable_is_an_error_and_info_shows_it():
     code = "from s2t_ext import cpu_isa; cpu_isa.current()"
-    result = python("-c", code, S2T_FORCE_CPU_ISA="sse9")
+    result = python("-c", code, S2T_EXT_FORCE_CPU_ISA="sse9")
     assert result.returncode == 1
-    assert "RuntimeError: s2t_ext: S2T_FORCE_CPU_ISA must be one of" in result.stderr
-    shown = python("-m", "s2t_ext", "info", "--json", S2T_FORCE_CPU_ISA="sse9")
-    assert "S2T_FORCE_CPU_ISA" in json.loads(shown.stdout)["cpu"]["used"]
+    assert "RuntimeError: s2t_ext: S2T_EXT_FORCE_CPU_ISA must be one of" in result.stderr
+    shown = python("-m", "s2t_ext", "info", "--json", S2T_EXT_FORCE_CPU_ISA="sse9")
+    assert "S2T_EXT_FORCE_CPU_ISA" in json.loads(shown.stdout)["cpu"]["used"]

@@ -1,6 +1,6 @@
 """Whatever `generate` is called with, it returns what the reference does.
 
-The same calls every time; S2T_FUZZ=N tries N new ones of every architecture.
+The same calls every time; S2T_EXT_FUZZ=N tries N new ones of every architecture.
 """
 
 import os
@@ -11,7 +11,7 @@ from architectures import ARCHITECTURES
 from generation_cases import cases, check
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-NEW_CALLS = os.environ.get("S2T_FUZZ")
+NEW_CALLS = os.environ.get("S2T_EXT_FUZZ")
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

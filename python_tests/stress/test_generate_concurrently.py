@@ -16,7 +16,7 @@ from transformers import AsyncTextIteratorStreamer
 from s2t_ext import S2TConfig
 
 # How long the threads go on after their first round.
-SECONDS = float(os.environ.get("S2T_STRESS_SECONDS", 0))
+SECONDS = float(os.environ.get("S2T_EXT_STRESS_SECONDS", 0))
 
 
 @pytest.mark.parametrize("names", [["llama"], ["llama", "gemma3", "falcon_h1"]], ids=str)

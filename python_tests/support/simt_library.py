@@ -15,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
-CACHE = Path(os.environ.get("S2T_SIMT_CACHE", ROOT / "build" / "simt"))
+CACHE = Path(os.environ.get("S2T_EXT_SIMT_CACHE", ROOT / "build" / "simt"))
 
 COMMON = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra"]
 RUNTIME = ["-O2", "-g"]

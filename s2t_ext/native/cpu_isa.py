@@ -1,7 +1,7 @@
 """Which CPU instruction set the kernels use: `scalar`, `avx2` or `avx512`.
 
 The best that was compiled and that the processor has is chosen when a kernel first runs; the
-environment variable S2T_FORCE_CPU_ISA names another. Results do not depend on it, only the time
+environment variable S2T_EXT_FORCE_CPU_ISA names another. Results do not depend on it, only the time
 does.
 """
 
@@ -22,7 +22,7 @@ def current() -> str | None:
     """The name of the one in use; None without the native library.
 
     Raises:
-        RuntimeError: S2T_FORCE_CPU_ISA names none that is usable here.
+        RuntimeError: S2T_EXT_FORCE_CPU_ISA names none that is usable here.
     """
     if not _library.is_loaded():
         return None

@@ -33,7 +33,7 @@ class CpuInfo:
 
     compiled: tuple[str, ...]  # kernels that are in the library
     available: tuple[str, ...]  # of those, what this processor runs; empty without `_C`
-    used: str | None  # None without `_C`; the error if S2T_FORCE_CPU_ISA is wrong
+    used: str | None  # None without `_C`; the error if S2T_EXT_FORCE_CPU_ISA is wrong
     threads: int  # torch's intra-op threads, which the kernels use
 
 
@@ -99,7 +99,7 @@ def _cpu(build: dict[str, Any]) -> CpuInfo:
 def _used_isa() -> str | None:
     try:
         return cpu_isa.current()
-    except RuntimeError as error:  # a wrong S2T_FORCE_CPU_ISA; the operators will say the same
+    except RuntimeError as error:  # a wrong S2T_EXT_FORCE_CPU_ISA; the operators will say the same
         return str(error)
 
 
