@@ -19,7 +19,7 @@ from s2t_ext import S2TConfig, Selector, ops
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.features import CachedStates, stored_states
 from s2t_ext.distillation.packing import pack
-from s2t_ext.distillation.quality import HeldOut
+from s2t_ext.distillation.quality.held_out import HeldOut
 
 DECODED = 8
 

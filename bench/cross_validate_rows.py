@@ -23,7 +23,7 @@ from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.features import stored_states
 from s2t_ext.distillation.losses import LossConfig, group_loss
 from s2t_ext.distillation.packing import pack
-from s2t_ext.distillation.quality import HeldOut
+from s2t_ext.distillation.quality.held_out import HeldOut
 from s2t_ext.distillation.score_head import ScoreHead
 from s2t_ext.evaluation.tasks import load_task
 

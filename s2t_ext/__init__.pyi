@@ -20,7 +20,7 @@ from .distillation.groups import Group as Group
 from .distillation.groups import Trajectory as Trajectory
 from .distillation.losses import LossConfig as LossConfig
 from .distillation.options import DistillConfig as DistillConfig
-from .distillation.quality import Quality as Quality
+from .distillation.quality.held_out import Quality as Quality
 from .distillation.train import Distilled as Distilled
 from .distillation.train import distill as distill
 from .evaluation.evaluate import evaluate as evaluate

@@ -7,7 +7,8 @@ import torch
 
 from s2t_ext.distillation import losses
 from s2t_ext.distillation.losses import LossConfig
-from s2t_ext.distillation.quality import OWN_RANKING, HeldOut, auc, ranks, spearman
+from s2t_ext.distillation.quality.held_out import OWN_RANKING, HeldOut
+from s2t_ext.distillation.quality.ranks import auc, ranks, spearman
 
 TOTALS = torch.tensor([[0.9, 0.5, 0.2], [0.1, 0.4, 7.0]], dtype=torch.float64)
 MASK = torch.tensor([[True, True, True], [True, True, False]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,13 @@ def distill(
     trigger_rate: Annotated[
         float, typer.Option(help="Share of steps at which the stored triggers fire, in (0, 1).")
     ] = 0.01,
+    harm_limit: Annotated[
+        float,
+        typer.Option(
+            help="Choose the override margin so that at most this share of the overrides, on the "
+            "held-out rollouts, is of candidates that the teacher likes less; in [0, 1]."
+        ),
+    ] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the order, the dropout and the first rows.")] = 0,
     dtype: Dtype = "bfloat16",
     plot: Annotated[bool, typer.Option(help="Also draw metrics.png (needs matplotlib).")] = False,
@@ -59,6 +66,8 @@ def distill(
             raise FileNotFoundError(f"--collection must be a folder, got {collection}")
         if not 0 < trigger_rate < 1:
             raise ValueError(f"distill: trigger_rate must be in (0, 1), got {trigger_rate}")
+        if not 0 <= harm_limit <= 1:
+            raise ValueError(f"distill: harm_limit must be in [0, 1], got {harm_limit}")
         check_path("--model", model)
         from accelerate import PartialState
 
@@ -81,7 +90,8 @@ def distill(
             seed=seed,
         )
         student, tokenizer = load_model(model, dtype)
-        result = run(student, collection, output, config, trigger_rate=trigger_rate, start=start)
+        options: dict[str, Any] = dict(trigger_rate=trigger_rate, harm_limit=harm_limit)
+        result = run(student, collection, output, config, start=start, **options)
         if not PartialState().is_main_process:
             return
         write_card(output / "selector", output, collection)
@@ -91,7 +101,10 @@ def distill(
             from s2t_ext.distillation.plot import plot_metrics
 
             plot_metrics(output)
-        show({} if result.quality is None else result.quality.to_dict(), as_json)
+        found = {} if result.quality is None else result.quality.to_dict()
+        if not as_json:
+            found.pop("bands", None)  # a table of their own, in quality.json
+        show(found, as_json)
         wrote(
             output / "selector",
             f"s2t-ext evaluate --model {model} --selector {output / 'selector'} --policy greedy "

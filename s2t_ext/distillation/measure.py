@@ -12,7 +12,7 @@ from s2t_ext.distillation.groups import Trajectory, batches_by_length
 from s2t_ext.distillation.objective import ObjectiveMaker
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import pack
-from s2t_ext.distillation.quality import HeldOut
+from s2t_ext.distillation.quality.held_out import HeldOut
 
 
 @torch.no_grad()
@@ -54,5 +54,9 @@ def measure(
         k = config.k
         padded = tuple(F.pad(c[:, :k], (0, max(0, k - c.shape[1]))) for c in columns)
         trigger = head.trigger_logits(steps)
-        parts.append((*padded, trigger, packed.step_entropy, packed.step_kl))
+        groups = [group for trajectory in batch for group in trajectory.groups]
+        entropy = torch.tensor([group.entropy for group in groups])
+        ids = packed.input_ids[packed.group_row[:, None], packed.candidates]
+        ids = F.pad(ids[:, :k], (0, max(0, k - ids.shape[1])))
+        parts.append((*padded, trigger, packed.step_entropy, packed.step_kl, entropy, ids))
     return HeldOut(*(torch.cat(p).cpu() for p in zip(*parts, strict=True)))

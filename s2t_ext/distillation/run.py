@@ -21,7 +21,7 @@ from s2t_ext.distillation.optimization import (
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.preparation import Parts
-from s2t_ext.distillation.quality import HeldOut
+from s2t_ext.distillation.quality.held_out import HeldOut
 from s2t_ext.distillation.training_state import TrainingState
 from s2t_ext.runs.seeds import row_seed
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,10 @@ from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.preparation import prepare
-from s2t_ext.distillation.quality import HeldOut, Quality
+from s2t_ext.distillation.quality.held_out import HeldOut, Quality
+from s2t_ext.distillation.quality.ngrams import ngram_bar
 from s2t_ext.distillation.run import TrainingRun
-from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.hf.identity import describe_base_model, end_token_ids
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.selectors.selector import Selector
@@ -48,6 +50,7 @@ def distill(
     *,
     decoding: S2TConfig | None = None,
     trigger_rate: float = 0.01,
+    harm_limit: float | None = 0.2,
     start: Selector | str | Path | None = None,
     progress: bool | None = None,
 ) -> Distilled:
@@ -64,6 +67,9 @@ def distill(
         config: Options; None takes the defaults.
         decoding: Options the selector will decode with by default.
         trigger_rate: Share of steps at which the calibrated triggers fire, in (0, 1).
+        harm_limit: The override margin is chosen on the held-out groups at which the entropy
+            trigger fires: that of the highest net recall at which at most this share of the
+            overrides is harmful (`choose_margin`). None keeps that of `decoding`.
         start: A selector without adapter (or its folder) whose score rows and trigger head training
             begins with, such as one of method "rows", which takes minutes; None begins with random
             rows. A head that already fits bends an adapter less (linear probing, then fine-tuning:
@@ -76,8 +82,9 @@ def distill(
             data.
         FileNotFoundError: if there is no collection, or no selector to start from.
     """
-    if not 0 < trigger_rate < 1:
-        raise ValueError(f"distill: trigger_rate must be in (0, 1), got {trigger_rate}")
+    require(0 < trigger_rate < 1, "distill", "trigger_rate", "be in (0, 1)", trigger_rate)
+    if harm_limit is not None:
+        require(0 <= harm_limit <= 1, "distill", "harm_limit", "be in [0, 1]", harm_limit)
     config = config or DistillConfig()
     if not isinstance(collection, Collection):
         collection = Collection(collection)
@@ -89,18 +96,20 @@ def distill(
         start.check_fits(model, "distill: start")
     run = TrainingRun(prepare(model, collection, config, start), Path(output), config)
     run.train(progress)
-    return _finish(run, decoding or S2TConfig(k=config.k), trigger_rate)
+    decoding = decoding or S2TConfig(k=config.k)
+    return _finish(run, decoding, trigger_rate, harm_limit)
 
 
-def _finish(run: TrainingRun, decoding: S2TConfig, trigger_rate: float) -> Distilled:
-    """Settles the prior weight and the thresholds, and writes the selector."""
+def _finish(
+    run: TrainingRun, decoding: S2TConfig, trigger_rate: float, harm_limit: float | None
+) -> Distilled:
+    """Settles the prior weight, the thresholds and the margin, and writes the selector."""
     parts, quality = run.parts, None
     measured = run.measured() if parts.held_out else None
     if measured is not None:
         weight = float(run.head.prior_weight.detach())
         if run.config.prior != "none":
             weight = measured.best_prior_weight(weight)
-        quality = measured.quality(weight, parts.trigger_threshold, decoding.override_margin)
         with torch.no_grad():
             run.head.prior_weight.fill_(weight)
     if run.config.method == "full":
@@ -113,6 +122,8 @@ def _finish(run: TrainingRun, decoding: S2TConfig, trigger_rate: float) -> Disti
     if run.config.method == "lora":
         selector.adapted_model = run.model
     _calibrate(run, selector, trigger_rate, measured)
+    if measured is not None:
+        quality = _settle_margin(run, selector, measured, harm_limit)
     run.model.eval()
     if run.is_main:
         selector.save_pretrained(run.folder / "selector")
@@ -122,6 +133,30 @@ def _finish(run: TrainingRun, decoding: S2TConfig, trigger_rate: float) -> Disti
         write_atomically(run.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
     run.processes.wait_for_everyone()  # nobody reads, or ends, before it is written
     return Distilled(selector, quality, run.folder)
+
+
+def _settle_margin(
+    run: TrainingRun, selector: Selector, measured: HeldOut, harm_limit: float | None
+) -> Quality:
+    """Writes the override margin into the selector's decoding options, and measures with it."""
+    parts, weight = run.parts, selector.prior_weight
+    entropy = selector.calibrations.get("entropy")
+    threshold = None if entropy is None else entropy.threshold
+    decoding = selector.decoding or S2TConfig()
+    if harm_limit is not None and measured.scores.shape[0]:
+        margin = measured.at_trigger(threshold).best_margin(weight, harm_limit)
+        decoding = selector.decoding = replace(decoding, override_margin=margin)
+    quality = measured.quality(
+        weight,
+        parts.trigger_threshold,
+        decoding.override_margin,
+        entropy_threshold=threshold,
+        end_ids=end_token_ids(parts.maker.packed.plain),
+    )
+    bar: dict[str, Any] = ngram_bar(
+        parts.training, parts.held_out, run.config.k, threshold, harm_limit
+    )
+    return replace(quality, **bar)
 
 
 def _calibrate(run: TrainingRun, selector: Selector, rate: float, measured: HeldOut | None) -> None:

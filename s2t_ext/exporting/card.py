@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,10 @@ _ROWS = (
     ("net_recall", "net recall: (right - harmful overrides) / corrections"),
     ("harm_rate", "harmful share of the overrides"),
     ("teacher_gain", "teacher's log-probability gained per step, nats"),
+    ("override_margin", "override margin that these are measured with"),
+    ("ngram_net_recall", "net recall of n-grams of the last words, without hidden states"),
     ("agreement", "agreement with the teacher"),
+    ("ngram_agreement", "the n-grams'"),
     ("student_agreement", "the student's own top 1"),
     ("score_agreement", "the score without the prior term"),
     ("spearman", "rank correlation with the teacher"),
@@ -86,16 +88,19 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
     ]
     if quality:
         lines += [
-            f"Measured on {quality['groups']} held-out groups and {quality['steps']} steps. The "
-            "prior weight was chosen on these groups too.",
+            f"Measured on {quality['groups']} held-out groups and {quality['steps']} steps; "
+            f"overrides on the {quality['groups_at_trigger']} groups at which the entropy trigger "
+            "fires. The prior weight and the margin were chosen on these groups too.",
             "",
             "| | |",
             "|---|---|",
             *(
                 f"| {text} | {quality[name]:.3f} |"
                 for name, text in _ROWS
-                if math.isfinite(quality[name])
+                if quality[name] is not None
             ),
+            f"| overrides where the trigger fires / those that end the answer | "
+            f"{quality['overrides']} / {quality['ending_overrides']} |",
             f"| groups gained / lost against the student's top 1 | {quality['gained']} / "
             f"{quality['lost']} |",
             "",

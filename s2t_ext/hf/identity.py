@@ -113,3 +113,12 @@ def _is_plain(weight: torch.Tensor) -> bool:
         and weight.is_floating_point()
         and weight.device.type != "meta"
     )
+
+
+def end_token_ids(model: nn.Module) -> tuple[int, ...]:
+    """The tokens with which a model ends an answer, by its generation configuration."""
+    config = getattr(model, "generation_config", None)
+    ids = getattr(config, "eos_token_id", None)
+    if ids is None:
+        return ()
+    return tuple(int(i) for i in ids) if isinstance(ids, (list, tuple)) else (int(ids),)

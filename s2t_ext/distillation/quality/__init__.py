@@ -1,0 +1,1 @@
+"""What a selector is worth on held-out groups, without decoding anything."""
