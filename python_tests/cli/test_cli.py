@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import subprocess
 import sys
 import typing
@@ -61,7 +62,10 @@ FUNCTIONS = {
 }
 #: Options that make an argument which a terminal cannot hand over.
 MAKES_AN_ARGUMENT = {
-    "collect": {"task": "prompts", "problems": "prompts"},
+    "collect": {
+        **{"task": "prompts", "problems": "prompts"},
+        **{"policy": "decoding", "trigger": "decoding", "threshold": "decoding"},
+    },
     "measure-sufficiency": {"task": "prompts", "problems": "prompts", "split": "prompts"},
     "evaluate": {
         **{"policy": "policies", "k": "policies", "task": "problems", "split": "problems"},
@@ -144,6 +148,12 @@ def test_no_torch_for_help_version_and_wrong_arguments(tmp_path):
     student = tmp_path / "student"
     student.mkdir()
     model = ("--model", student)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(dict(max_new_tokens=9, seed=0)))
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(dict(settings=dict(k=4, seed=0))))
+    (tmp_path / "prompts.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n')
+    other = ("--teacher", tmp_path, "--prompts", tmp_path / "prompts.jsonl")
+    old = ("--output", tmp_path / "run")
     for words, status, text in (
         (("--version",), 0, f"s2t-ext {s2t_ext.__version__}"),
         (("generate", "--help"), 0, "Usage: s2t-ext generate"),
@@ -155,6 +165,11 @@ def test_no_torch_for_help_version_and_wrong_arguments(tmp_path):
          "must be another model than the student"),
         (("collect", *model, "--teacher", "http://127.0.0.1:9", "--teacher-name", "x",
           "--prompts", __file__, "--output", "o"), 2, "must be a server that answers"),
+        (("collect", *model, *other, *old, "--k", "8"), 2, "k (4, now 8)"),
+        (("measure-sufficiency", *model, *other, *old), 2, "max_new_tokens (9, now 512)"),
+        (("evaluate", *model, *old, "--policy", "greedy", "--task", tmp_path / "prompts.jsonl"), 2,
+         "max_new_tokens (9, now 512)"),
+        (("generate", *model, "--prompt", "a", "--max-new-tokens", "0"), 2, "'--max-new-tokens'"),
     ):  # fmt: skip
         command = [sys.executable, "-X", "importtime", "-m", "s2t_ext", *map(str, words)]
         result = subprocess.run(command, capture_output=True, text=True)

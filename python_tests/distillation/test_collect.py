@@ -10,11 +10,13 @@ from models import make_selector
 from safetensors.torch import load_file
 
 from s2t_ext import S2TConfig, generate
+from s2t_ext.demo.pretrain import make_tokenizer
+from s2t_ext.distillation.data.collect import collect
 from s2t_ext.distillation.data.collection import SPLITS, Collection
 from s2t_ext.distillation.data.labeller import Labeller
-from s2t_ext.evaluation.tasks import HELD_OUT, SALT
 from s2t_ext.runs.files import write_atomically
-from s2t_ext.runs.prompts import Prompt
+from s2t_ext.runs.prompts import Prompt, choose_held_out
+from s2t_ext.teachers.base import Teacher
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +78,49 @@ def test_the_teachers_likeliest_tokens_lie_beside_the_shards(tmp_path, collectio
         run_collect(tmp_path, held_out=0.4, teacher_topk=6)
 
 
+@pytest.mark.parametrize("count", [2, 3, 6, 10, 100])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.9])
+def test_the_share_is_met_with_few_prompts_too(count, share):
+    flags = choose_held_out([Prompt(f"prompt {i}") for i in range(count)], share)
+    least, most = (1, count - 1) if share else (0, 0)
+    assert sum(flags) == pytest.approx(min(max(share * count, least), most), abs=0.5)
+
+
 def test_splits_follow_the_groups():
-    held_out = [p for p in PROMPTS if Prompt(p).is_held_out(0.4)]
-    assert 0 < len(held_out) < len(PROMPTS)
-    assert len({Prompt(p, group="template 7").is_held_out(0.4) for p in PROMPTS}) == 1
-    assert not any(Prompt(p).is_held_out(0.0) for p in PROMPTS)
+    """Whatever the groups' sizes: none is torn, and the share is as near as one of them allows."""
+    sizes = [1, 2, 3, 5, 8, 13]
+    prompts = [Prompt(f"{size} {i}", group=f"of {size}") for size in sizes for i in range(size)]
+    for share in (0.1, 0.25, 0.5):
+        flags = choose_held_out(prompts, share)
+        found = {(p.group, flag) for p, flag in zip(prompts, flags, strict=True)}
+        assert len(found) == len(sizes)
+        assert abs(sum(flags) - share * len(prompts)) <= 2
+    assert choose_held_out([Prompt(p, group="one") for p in PROMPTS], 0.4) == [False] * len(PROMPTS)
 
 
-def test_a_tasks_train_split_has_a_held_out_part_of_its_own():
-    """One hash for both splits would leave every prompt of a train split in training."""
-    prompts = [Prompt(str(i)) for i in range(400)]
-    train = [p for p in prompts if not p.is_held_out(HELD_OUT, SALT)]
-    held_out = [p for p in train if p.is_held_out(0.2)]
-    assert 0.1 < len(held_out) / len(train) < 0.3
+def test_a_prompt_keeps_its_side_where_prompts_are_added():
+    few, more = ([Prompt(f"prompt {i}") for i in range(count)] for count in (400, 500))
+    same = sum(
+        a == b for a, b in zip(choose_held_out(few, 0.2), choose_held_out(more, 0.2), strict=False)
+    )
+    assert same >= 0.95 * len(few)
+
+
+def test_the_student_is_refused_as_its_own_teacher(tmp_path):
+    teacher = Teacher.from_model(make_model(1))
+    message = "collect: teacher must be another model than the student, got the same weights"
+    with pytest.raises(ValueError, match=message):
+        collect(make_model(1), make_tokenizer(), teacher, PROMPTS, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_bar_of_a_resumed_collection_begins_where_it_stopped(tmp_path, capfd):
+    folder = tmp_path / "collection"
+    run_collect(folder).shard_path(2).unlink()
+    capfd.readouterr()
+    run_collect(folder, progress=True)
+    shown = capfd.readouterr().err
+    assert "| 3/4 [" in shown and "| 4/4 [" in shown
 
 
 def test_the_collection_counts_what_it_holds(collection):

@@ -22,7 +22,7 @@ from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.rollouts import Rollouts, roll_out
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.runs.seeds import row_seed
-from s2t_ext.teachers.base import Teacher, describe_teacher
+from s2t_ext.teachers.base import Teacher, check_another_model, describe_teacher
 
 
 def measure_sufficiency(
@@ -61,12 +61,14 @@ def measure_sufficiency(
         The report, see `s2t_ext.analysis.sufficiency_report.sufficiency_report`.
 
     Raises:
-        ValueError: for no prompts, a teacher with another tokenizer, or a folder of another run.
+        ValueError: for no prompts, a teacher with another tokenizer or that is the student itself,
+            or a folder of another run.
     """
     if not prompts:
         raise ValueError("measure_sufficiency: prompts must hold at least one text, got none")
     if teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer)
+    check_another_model("measure_sufficiency", model, teacher)
     settings = {
         "student": describe_base_model(unwrap_model(model)),
         "teacher": describe_teacher(teacher),

@@ -32,6 +32,7 @@ from s2t_ext.cli.options import (
     Trigger,
     UseChatTemplate,
 )
+from s2t_ext.cli.resuming import check_output
 from s2t_ext.cli.teachers import TEACHER_HELP, check_teacher, load_teacher
 
 if TYPE_CHECKING:
@@ -128,6 +129,25 @@ def collect(
             chosen = grouped_prompts(prompts)
         else:
             chosen = task_prompts(str(task), problems, seed)
+        options: dict[str, Any] = dict(
+            k=k,
+            share=share,
+            steps=steps,
+            entropy_threshold=entropy_threshold,
+            rollouts=rollouts,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            held_out=held_out,
+            held_out_by=held_out_by,
+            use_chat_template=use_chat_template,
+            seed=seed,
+            teacher_topk=teacher_topk,
+        )
+        settings = {**options, "prompts": len(chosen)}
+        settings["held_out_by"] = None if held_out_by == "group" else held_out_by
+        settings["teacher_topk"] = teacher_topk or None
+        check_output("collect", output / "manifest.json", settings, inside="settings")
         student, tokenizer = load_model(model, dtype)
         import s2t_ext
 
@@ -138,22 +158,10 @@ def collect(
             load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype),
             chosen,
             output,
-            k=k,
-            share=share,
-            steps=steps,
-            entropy_threshold=entropy_threshold,
             decoding=decoding,
             selector=chosen_by,
-            rollouts=rollouts,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            held_out=held_out,
-            held_out_by=held_out_by,
-            use_chat_template=use_chat_template,
-            seed=seed,
             rollouts_from=rollouts_from,
-            teacher_topk=teacher_topk,
+            **options,
         )
         summary = collection.summary()
         show(summary, as_json)
@@ -197,13 +205,13 @@ def rollout_decoding(
 
 
 def _warn_of_share(summary: dict[str, Any], held_out: float) -> None:
-    """Prompts are split by their hash: of a few, the share can be far off."""
+    """Of a few groups, or of groups of very different sizes, the share can be far off."""
     train, rest = (summary[split]["trajectories"] for split in ("train", "held_out"))
     realised = rest / max(train + rest, 1)
     if abs(realised - held_out) > 0.1:
         say(
             f"held out: {rest} of {train + rest} trajectories, {realised:.0%} instead of "
-            f"{held_out:.0%} (few prompts; more come closer)"
+            f"{held_out:.0%} (prompts of a group stay together)"
         )
 
 

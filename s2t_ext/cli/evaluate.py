@@ -28,6 +28,7 @@ from s2t_ext.cli.options import (
     TriggerName,
     UseChatTemplate,
 )
+from s2t_ext.cli.resuming import check_output
 from s2t_ext.cli.teachers import check_teacher, load_teacher
 
 
@@ -83,9 +84,6 @@ def evaluate(
         check_path("--model", model)
         if teacher is not None:
             check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
-        import s2t_ext
-        from s2t_ext.evaluation.grading import Grader
-        from s2t_ext.evaluation.policies import make_policy
         from s2t_ext.evaluation.tasks import load_task
 
         every = [
@@ -93,6 +91,14 @@ def evaluate(
             for name in task or ["gsm_symbolic"]
             for problem in load_task(name, problems, seed=seed, split=split)
         ]
+        settings: dict[str, Any] = dict(
+            max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template
+        )
+        check_output("evaluate", output / "config.json", {**settings, "problems": len(every)})
+        import s2t_ext
+        from s2t_ext.evaluation.grading import Grader
+        from s2t_ext.evaluation.policies import make_policy
+
         student, tokenizer = load_model(model, dtype)
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         options: dict[str, Any] = dict(
@@ -115,10 +121,8 @@ def evaluate(
             policies=[make_policy(name, selector=chosen, **options) for name in policy],
             teacher=large,
             selector=chosen,
-            max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            seed=seed,
-            use_chat_template=use_chat_template,
+            **settings,
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
         )
         if as_json:

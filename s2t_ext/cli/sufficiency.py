@@ -27,6 +27,7 @@ from s2t_ext.cli.options import (
     TeacherModelName,
     UseChatTemplate,
 )
+from s2t_ext.cli.resuming import check_output
 from s2t_ext.cli.teachers import TEACHER_HELP, check_teacher, load_teacher
 
 
@@ -55,18 +56,26 @@ def sufficiency(
 ) -> None:
     """Measure how often a teacher's token is among a student's own K best, and where."""
     with one_line_errors(resumes=True):
-        if prompts is not None:
-            read_prompts(prompts)
         check_path("--model", model)
         check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
-        import s2t_ext
-        from s2t_ext.analysis.sufficiency_report import plot_sufficiency
         from s2t_ext.evaluation.tasks import load_task
 
         if prompts is not None:
             texts = read_prompts(prompts)
         else:
             texts = [p.prompt for p in load_task(task, problems, seed=seed, split=split)]
+        settings: dict[str, Any] = dict(
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+            temperature=temperature,
+            seed=seed,
+            use_chat_template=use_chat_template,
+        )
+        described = {**settings, "prompts": texts}
+        check_output("measure_sufficiency", output / "config.json", described)
+        import s2t_ext
+        from s2t_ext.analysis.sufficiency_report import plot_sufficiency
+
         student, tokenizer = load_model(model, dtype)
         large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
         start = time.perf_counter()
@@ -76,11 +85,7 @@ def sufficiency(
             large,
             texts,
             output,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-            temperature=temperature,
-            seed=seed,
-            use_chat_template=use_chat_template,
+            **settings,
         )
         seconds = time.perf_counter() - start
         if as_json:

@@ -226,3 +226,20 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
     if isinstance(model, nn.Module):
         return describe_base_model(model)
     return {"name": str(getattr(teacher, "model_name", type(teacher).__name__))}
+
+
+def check_another_model(function: str, student: nn.Module, teacher: Teacher) -> None:
+    """Raises ValueError if the teacher is the student: they agree everywhere, and nothing is learnt
+    from that.
+
+    Args:
+        function: Named in the message.
+        student: The student.
+        teacher: Only one that runs in this process can be compared.
+    """
+    ours, theirs = describe_base_model(student), describe_teacher(teacher)
+    if ours["fingerprint"] is not None and ours == {**theirs, "name": ours["name"]}:
+        raise ValueError(
+            f"{function}: teacher must be another model than the student, got the same weights "
+            f"({ours['name'] or ours['model_type']})"
+        )

@@ -27,9 +27,9 @@ from s2t_ext.distillation.data.rollouts import (
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.processes import share_of_this_process
-from s2t_ext.runs.prompts import Prompt
+from s2t_ext.runs.prompts import Prompt, choose_held_out
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.teachers.base import Teacher, describe_teacher
+from s2t_ext.teachers.base import Teacher, check_another_model, describe_teacher
 
 #: What shares a split: the prompts of one group, or equal prompts alone.
 HELD_OUT_BY = ("group", "prompt")
@@ -89,7 +89,7 @@ def collect(
         temperature: Of sampling; 0 decodes greedily.
         max_new_tokens: Length of a rollout, tokens.
         batch_size: Rollouts at a time; a batch is a shard.
-        held_out: Share of the prompts that is set aside.
+        held_out: Share of the prompts that is set aside, met as closely as whole groups allow.
         held_out_by: "group": prompts of a group (a template) share a split, so that the held-out
             part measures transfer to new groups. "prompt": only equal prompts do, so that it
             measures other prompts of the same kinds.
@@ -102,9 +102,9 @@ def collect(
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
-        ValueError: for options out of range, a teacher with another tokenizer, a folder with a
-            collection of other settings, or `rollouts_from` a collection that is unfinished or of
-            other rollouts.
+        ValueError: for options out of range, a teacher with another tokenizer or that is the
+            student itself, a folder with a collection of other settings, or `rollouts_from` a
+            collection that is unfinished or of other rollouts.
         FileNotFoundError: if `rollouts_from` holds no collection.
     """
     _check(prompts, k, support, share, held_out, held_out_by)
@@ -114,12 +114,14 @@ def collect(
     check_decoding(decoding, selector)
     if teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer)
+    check_another_model("collect", model, teacher)
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
     settings = {
         **_describe_sources(model, tokenizer, teacher, jobs),
         **dict(prompts=len(prompts), k=k, support=support, share=share, rollouts=rollouts),
         **dict(temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size),
         **dict(held_out=held_out, reserved_ids=list(reserved_ids), seed=seed),
+        "split": "nearest share",  # `choose_held_out`; shards of another rule do not go with it
         **dict(steps=steps, use_chat_template=use_chat_template),
         **_beside_the_defaults(
             entropy_threshold=entropy_threshold,
@@ -152,11 +154,19 @@ def _collect_missing(
     """Decodes, labels and writes this process's share of the shards that are not there yet."""
     settings = collection.manifest["settings"]
     size, held_out = settings["batch_size"], settings["held_out"]
-    hidden = None if progress is None else not progress
+    is_held_out = choose_held_out(jobs, held_out)
     missing = share_of_this_process(collection.missing_shards())
-    for index in tqdm(missing, desc="collect", unit="shard", disable=hidden):
+    bar = tqdm(
+        missing,
+        desc="collect",
+        unit="shard",
+        initial=len(share_of_this_process(range(collection.num_shards))) - len(missing),
+        total=len(share_of_this_process(range(collection.num_shards))),
+        disable=None if progress is None else not progress,
+    )
+    for index in bar:
         numbers = range(index * size, min((index + 1) * size, len(jobs)))
-        splits = ["held_out" if jobs[i].is_held_out(held_out) else "train" for i in numbers]
+        splits = ["held_out" if is_held_out[i] else "train" for i in numbers]
         labelled = labeller.label_all([str(i) for i in numbers], source.pairs(numbers))
         records = [(s, one.trajectory) for s, one in zip(splits, labelled, strict=True)]
         tokens = {one.trajectory.key: one.top for one in labelled if one.top is not None}

@@ -32,7 +32,7 @@ from s2t_ext.distillation.groups import Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.hf.trajectory import trajectory_logits
-from s2t_ext.runs.prompts import Prompt
+from s2t_ext.runs.prompts import Prompt, choose_held_out
 
 FIELDS = ("problem_id", "step", "context_ids", "cand_ids", "teacher_prob_abs")
 
@@ -137,11 +137,14 @@ def import_groups(
     collection = Collection.open_for_writing(output, settings, 1)
     if collection.missing_shards():
         completer = _Completer(model, reserved_ids)
-        records = []
-        for trajectory in trajectories:
-            problem = str(next(iter(trajectory.lines.values()))["problem_id"])
-            split = "held_out" if Prompt(problem).is_held_out(held_out) else "train"
-            records.append((split, completer.complete(trajectory)))
+        firsts = [next(iter(trajectory.lines.values())) for trajectory in trajectories]
+        problems = [Prompt(str(line["problem_id"])) for line in firsts]
+        records = [
+            ("held_out" if is_held_out else "train", completer.complete(trajectory))
+            for is_held_out, trajectory in zip(
+                choose_held_out(problems, held_out), trajectories, strict=True
+            )
+        ]
         collection.write_shard(0, records)
     return collection
 
