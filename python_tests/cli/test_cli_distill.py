@@ -13,6 +13,7 @@ import s2t_ext
 from s2t_ext import Selector
 from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.exporting.card import _verdict
 from s2t_ext.exporting.folder import upload
 
 FLOAT = ("--dtype", "float32")
@@ -58,6 +59,33 @@ def test_a_run_leaves_a_selector_with_its_card(folders):
     assert "base_model:" not in card  # a folder's name is no repository
     assert str(folders) not in card
     assert (run / "metrics.png").read_bytes().startswith(b"\x89PNG")
+    quality = json.loads((run / "quality.json").read_text())
+    assert f"{quality['gained']} groups gained, {quality['lost']} lost, McNemar p = " in card
+    assert f"in {quality['agreement']:.0%} of the groups (95 % interval " in card
+
+
+def test_the_program_on_a_card_runs(folders, capsys):
+    """With the paths and the prompt put in."""
+    selector = folders / "run-lora-data" / "selector"
+    program = (selector / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    program = program.replace("PATH OF THE BASE MODEL", str(folders / "student"))
+    program = program.replace("THIS FOLDER", str(selector)).replace('"..."', repr(PROMPTS[0]))
+    exec(program.replace("256", "12"), {})
+    assert capsys.readouterr().out.startswith(PROMPTS[0][:10])
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "words"),
+    [
+        (1, 0, "1 groups gained, 0 lost, McNemar p = 1; not distinguishable from"),
+        (20, 2, "better than the student's own"),
+        (2, 20, "worse than the student's own"),
+    ],
+)
+def test_a_card_says_whether_its_numbers_tell_anything(won, lost, words):
+    quality = dict(groups=100, gained=won, lost=lost)
+    quality |= dict(agreement=0.5 + (won - lost) / 100, student_agreement=0.5)
+    assert words in _verdict(quality)
 
 
 def test_a_merged_export_serves_as_a_plain_folder(folders, tmp_path):

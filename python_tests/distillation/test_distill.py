@@ -71,7 +71,7 @@ def test_interrupted_anywhere_it_resumes_to_the_same_result(
         def interrupted(run, step, number, total, stop=stop):
             if number == stop:
                 raise KeyboardInterrupt
-            optimize(run, step, number, total)
+            return optimize(run, step, number, total)
 
         monkeypatch.setattr(TrainingRun, "optimize", interrupted)
         with pytest.raises(KeyboardInterrupt):
@@ -97,7 +97,9 @@ def test_it_learns_the_training_groups(tmp_path, collection, method, kind):
     quarter = len(losses) // 4
     assert sum(losses[-quarter:]) < 0.8 * sum(losses[:quarter])  # the rows alone reach about 0.6
     held_out = [line for line in lines if "held_out" in line]
-    assert len(held_out) == 13  # before training, and after every epoch
+    # Before training, after every epoch, and what the selector is saved with.
+    assert len(held_out) == 14 and held_out[-1]["settled"]
+    assert held_out[-1]["held_out"] == json.loads((tmp_path / "quality.json").read_text())
 
 
 @pytest.mark.parametrize("method", ["lora", "rows", "full"])
@@ -259,7 +261,7 @@ def test_errors(tmp_path, collection):
     with pytest.raises(ValueError, match="model must be the collection's student .num_hidden"):
         distill(make_model(1, layers=2), collection, tmp_path / "a", config)
     distill(make_model(1), collection, tmp_path / "b", config)
-    with pytest.raises(ValueError, match="run of the same options and data, .* differs in config"):
+    with pytest.raises(ValueError, match="run of the same options and data, .* differs in epochs"):
         distill(make_model(1), collection, tmp_path / "b", DistillConfig(**{**FAST, "epochs": 3}))
     with pytest.raises(ValueError, match=r"distill: trigger_rate must be in \(0, 1\), got 5"):
         distill(make_model(1), collection, tmp_path / "e", config, trigger_rate=5)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from s2t_ext.cli.common import check_path, load_model, one_line_errors, show, wrote
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, say, show, wrote
 from s2t_ext.cli.options import AsJson, Dtype, LossName, MethodName, PriorName
 
 
@@ -71,9 +72,11 @@ def distill(
         check_path("--model", model)
         from accelerate import PartialState
 
+        from s2t_ext.distillation.data.collection import Collection
         from s2t_ext.distillation.losses import LossConfig
         from s2t_ext.distillation.options import DistillConfig
         from s2t_ext.distillation.train import distill as run
+        from s2t_ext.distillation.training_state import check_identity
         from s2t_ext.exporting.card import write_card
 
         config = DistillConfig(
@@ -89,6 +92,9 @@ def distill(
             k=k,
             seed=seed,
         )
+        identity = {"config": config.to_dict(), "collection": Collection(collection).digest()}
+        if check_identity(output, json.loads(json.dumps(identity)), whole=False):
+            say(f"{output} holds this run already: going on with it")
         student, tokenizer = load_model(model, dtype)
         options: dict[str, Any] = dict(trigger_rate=trigger_rate, harm_limit=harm_limit)
         result = run(student, collection, output, config, start=start, **options)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from s2t_ext.distillation.training_state import METRICS_NAME
+from s2t_ext.runs.statistics import wilson
 
 
 def plot_metrics(run: str | Path) -> Path:
@@ -23,7 +25,8 @@ def plot_metrics(run: str | Path) -> Path:
     run = Path(run)
     lines = [json.loads(line) for line in (run / METRICS_NAME).read_text().splitlines()]
     steps = [line for line in lines if "loss_groups" in line]
-    measured = [line for line in lines if "held_out" in line]
+    measured = [line for line in lines if "held_out" in line and not line.get("settled")]
+    saved = next((line for line in reversed(lines) if line.get("settled")), None)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
     for name in ("loss_groups", "loss_base_kl", "loss_trigger"):
         left.plot([s["step"] for s in steps], [s[name] for s in steps], label=name)
@@ -33,8 +36,10 @@ def plot_metrics(run: str | Path) -> Path:
     for name in ("agreement", "score_agreement", "student_agreement"):
         values = [m["held_out"][name] for m in measured]
         right.plot([m["step"] for m in measured], values, marker="o", label=name)
+    if saved is not None:
+        _draw_saved(right, saved)
     right.set_xlabel("optimiser step")
-    right.set_ylabel("held-out groups")
+    right.set_ylabel("share of the held-out groups")
     right.legend()
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))  # half a step is none
@@ -43,3 +48,24 @@ def plot_metrics(run: str | Path) -> Path:
     figure.savefig(path, dpi=120)
     plt.close(figure)
     return path
+
+
+def _draw_saved(axes: Any, line: dict[str, Any]) -> None:
+    """The agreement of the selector as it was saved, after its prior weight was chosen: the number
+    that the card prints, with the same interval.
+    """
+    quality = line["held_out"]
+    groups = quality["groups"]
+    if not groups:
+        return
+    share = wilson(round(quality["agreement"] * groups), groups)
+    axes.errorbar(
+        [line["step"]],
+        [share.value],
+        yerr=[[share.value - share.low], [share.high - share.value]],
+        fmt="*",
+        markersize=12,
+        capsize=4,
+        color="black",
+        label=f"agreement as saved, 95 % interval ({groups} groups)",
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.preparation import Parts
 from s2t_ext.distillation.quality.held_out import HeldOut
 from s2t_ext.distillation.training_state import TrainingState
+from s2t_ext.runs.interrupts import interrupt_after_step
 from s2t_ext.runs.seeds import row_seed
 
 
@@ -54,37 +56,52 @@ class TrainingRun:
 
     @denormals_flushed()
     def train(self, progress: bool | None) -> None:
-        """All epochs, from the last checkpoint if there is one."""
+        """All epochs, from the last checkpoint if there is one.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C, once the step is done and saved.
+        """
         if self.config.method == "rows":
             everything = [*self.parts.training, *self.parts.held_out]
             packed = self.parts.maker.packed
             self._states = cached_states(packed, everything, self.folder, self.parts.digest)
         modules = {"model": self.model, "head": self.head}
         done = self.state.restore(modules, self.optimizer)
-        per_epoch = len(self._steps_of_epoch(0))
-        total = per_epoch * self.config.epochs
+        per_epoch, total = len(self._steps_of_epoch(0)), self.steps
         hidden = None if progress is None else not progress
         bar = tqdm(total=total, initial=done, desc="distill", unit="step", disable=hidden)
-        if done == 0:
-            self._evaluate(0)
-        for epoch in range(done // per_epoch, self.config.epochs):
-            for index, step in enumerate(self._steps_of_epoch(epoch)):
-                number = epoch * per_epoch + index
-                if number < done:
-                    continue
-                self.optimize(step, number, total)
-                bar.update()
-                last = index + 1 == per_epoch
+        shown = self._evaluate(0) if done == 0 else {}
+        # Of several processes, one that stops leaves the others waiting for its gradients.
+        with bar, interrupt_after_step(self.processes.num_processes == 1) as interrupted:
+            for number, step in self._steps_from(done):
+                shown |= self.optimize(step, number, total)
+                last = (number + 1) % per_epoch == 0
                 if last:
-                    self._evaluate(number + 1)
-                if last or (number + 1) % self.config.checkpoint_every == 0:
+                    shown |= self._evaluate(number + 1)
+                if last or interrupted() or (number + 1) % self.config.checkpoint_every == 0:
                     self.state.save(modules, self.optimizer, number + 1)
-        bar.close()
+                bar.set_postfix(shown, refresh=False)
+                bar.update()
+                if interrupted():
+                    raise KeyboardInterrupt
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return len(self._steps_of_epoch(0)) * self.config.epochs
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes."""
         return bool(self.processes.is_main_process)
+
+    def _steps_from(self, done: int) -> Iterator[tuple[int, list[list[Trajectory]]]]:
+        """Number and batches of every optimiser step that is not done yet."""
+        per_epoch = len(self._steps_of_epoch(0))
+        for epoch in range(done // per_epoch, self.config.epochs):
+            for number, step in enumerate(self._steps_of_epoch(epoch), epoch * per_epoch):
+                if number >= done:
+                    yield number, step
 
     def _steps_of_epoch(self, epoch: int) -> list[list[list[Trajectory]]]:
         """The batches of every optimiser step; the same for the same seed and epoch."""
@@ -94,8 +111,12 @@ class TrainingRun:
         size = self.config.accumulation * self.processes.num_processes
         return [batches[i : i + size] for i in range(0, len(batches), size)]
 
-    def optimize(self, step: list[list[Trajectory]], number: int, total: int) -> None:
-        """One optimiser step over its batches; `number` of `total` sets the learning rate."""
+    def optimize(self, step: list[list[Trajectory]], number: int, total: int) -> dict[str, float]:
+        """One optimiser step over its batches; `number` of `total` sets the learning rate.
+
+        Returns:
+            What the progress bar shows of it.
+        """
         start = time.perf_counter()
         rate = schedule(number, total, self.config.warmup)
         for group in self.optimizer.param_groups:
@@ -129,6 +150,7 @@ class TrainingRun:
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
+        return {"loss": losses["loss_groups"]}
 
     def _objective(self, batch: list[Trajectory], counts: Counts) -> Objective:
         packed = pack(batch).to(self.head.rows.device)
@@ -136,12 +158,14 @@ class TrainingRun:
             return self.parts.maker.packed_objective(packed, counts)
         return self.parts.maker.objective_of_states(packed, *self._states.of(batch), counts)
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """Logs what the held-out groups get; returns what the progress bar shows of it."""
         if not self.parts.held_out or not self.is_main:
-            return
+            return {}
         weight = float(self.head.prior_weight.detach())
         quality = self.measured().quality(weight, self.parts.trigger_threshold)
         self.state.log({"step": step, "held_out": quality.to_dict()})
+        return {"agreement": quality.agreement}
 
     def measured(self) -> HeldOut:
         """What the held-out groups get, kept until the next optimiser step."""

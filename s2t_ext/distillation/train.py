@@ -131,6 +131,8 @@ def _finish(
             parts.maker.packed.plain.save_pretrained(run.folder / "model")
         content = {} if quality is None else quality.to_dict()
         write_atomically(run.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
+        if quality is not None:  # what the card says, which the last epoch's line does not
+            run.state.log({"step": run.steps, "held_out": content, "settled": True})
     run.processes.wait_for_everyone()  # nobody reads, or ends, before it is written
     return Distilled(selector, quality, run.folder)
 

@@ -58,17 +58,7 @@ class TrainingState:
         Raises:
             ValueError: naming what differs.
         """
-        path = self.folder / CHECKPOINT_NAME
-        if not path.exists():
-            return
-        theirs = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
-        if theirs != self.identity:
-            names = {**self.identity, **theirs}
-            differ = [k for k in names if theirs.get(k) != self.identity.get(k)]
-            raise ValueError(
-                "distill: output must be a new folder or a run of the same options and data, got "
-                f"one that differs in {', '.join(differ)}: {self.folder}"
-            )
+        check_identity(self.folder, self.identity)
 
     def restore(self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> int:
         """Loads the checkpoint, if there is one; returns the optimiser steps already done.
@@ -108,6 +98,44 @@ class TrainingState:
     @property
     def _metrics(self) -> Path:
         return self.folder / METRICS_NAME
+
+
+def check_identity(folder: Path, identity: dict[str, Any], whole: bool = True) -> bool:
+    """Refuses a folder with a run of another identity; returns whether there is a run.
+
+    Args:
+        folder: Of the run.
+        identity: Plain JSON values.
+        whole: False compares only what `identity` holds.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    path = folder / CHECKPOINT_NAME
+    if not path.exists():
+        return False
+    theirs = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["identity"]
+    if not whole:
+        theirs = {name: value for name, value in theirs.items() if name in identity}
+    differ = _differing(theirs, identity)
+    if differ:
+        raise ValueError(
+            "distill: output must be a new folder or a run of the same options and data, got one "
+            f"that differs in {', '.join(differ)}: {folder}"
+        )
+    return True
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The names of values that differ, those inside of objects by themselves."""
+    found = []
+    for name in {**now, **before}:
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differing(old, new)
+        elif old != new:
+            found.append(name)
+    return found
 
 
 def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:

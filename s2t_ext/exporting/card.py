@@ -12,6 +12,7 @@ from s2t_ext.distillation.data.collection import MANIFEST_NAME
 from s2t_ext.distillation.train import QUALITY_NAME
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.runs.shipped import shipped_folder
+from s2t_ext.runs.statistics import mcnemar, wilson
 from s2t_ext.selectors.selector import Selector
 
 CARD_NAME = "README.md"
@@ -63,6 +64,41 @@ model.
 """
 
 
+_USE_SELECTOR = """```python
+# pip install s2t_ext
+import s2t_ext
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("{base}")
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+selector = s2t_ext.Selector.from_pretrained("THIS FOLDER", model)
+inputs = tokenizer("...", return_tensors="pt")
+model = selector.adapted_model or model
+output = s2t_ext.generate(model, **inputs, selector=selector, max_new_tokens=256)
+print(tokenizer.decode(output[0], skip_special_tokens=True))
+```
+"""
+
+
+def _verdict(quality: dict[str, Any]) -> str:
+    """Whether the selector is better than no selector, as far as these groups can tell."""
+    groups, won, lost = quality["groups"], quality["gained"], quality["lost"]
+    share = wilson(round(quality["agreement"] * groups), groups)
+    p = mcnemar(won, lost)
+    if p >= 0.05:
+        words = "not distinguishable from the student's own first candidate on these groups"
+    else:
+        better = "better" if won > lost else "worse"
+        words = f"{better} than the student's own first candidate on these groups"
+    return (
+        f"**It agrees with the teacher in {share.value:.0%} of the groups (95 % interval "
+        f"{share.low:.0%} to {share.high:.0%}), the student's own first candidate in "
+        f"{quality['student_agreement']:.0%}: {won} groups gained, {lost} lost, McNemar p = "
+        f"{p:.2g}; {words}.** Groups of one answer are not independent, which makes the true "
+        "interval wider. Whether answers get better is for `s2t-ext evaluate` to say."
+    )
+
+
 def write_card(selector: str | Path, run: str | Path, collection: str | Path) -> Path:
     """Writes `README.md` in a selector's folder from the files of its run; returns the path."""
     selector, run = Path(selector), Path(run)
@@ -82,15 +118,15 @@ def write_card(selector: str | Path, run: str | Path, collection: str | Path) ->
         f"Distilled from {Path(teacher).name or 'a teacher'} with s2t_ext "
         f"{config['library_version']}: {_data(settings)}.",
         "",
-        "    selector = s2t_ext.Selector.from_pretrained(folder, model)",
-        "    s2t_ext.generate(selector.adapted_model or model, input_ids, selector=selector)",
-        "",
+        _USE_SELECTOR.format(base=base if "/" in base else "PATH OF THE BASE MODEL"),
     ]
     if quality:
         lines += [
             f"Measured on {quality['groups']} held-out groups and {quality['steps']} steps; "
             f"overrides on the {quality['groups_at_trigger']} groups at which the entropy trigger "
-            "fires. The prior weight and the margin were chosen on these groups too.",
+            "fires. The prior weight and the margin were chosen afterwards, on these groups too.",
+            "",
+            _verdict(quality),
             "",
             "| | |",
             "|---|---|",

@@ -112,9 +112,7 @@ def collect(
     require(0 <= teacher_topk <= 64, "collect", "teacher_topk", "be in [0, 64]", teacher_topk)
     _check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
     check_decoding(decoding, selector)
-    if teacher.tokenizer is not None:
-        check_same_tokenizer(tokenizer, teacher.tokenizer)
-    check_another_model("collect", model, teacher)
+    _check_teacher(model, tokenizer, teacher)
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
     settings = {
         **_describe_sources(model, tokenizer, teacher, jobs),
@@ -206,6 +204,12 @@ def _check(
     require(0 <= held_out < 1, "collect", "held_out", "be in [0, 1)", held_out)
     rule = f"be one of {', '.join(HELD_OUT_BY)}"
     require(held_out_by in HELD_OUT_BY, "collect", "held_out_by", rule, held_out_by)
+
+
+def _check_teacher(model: nn.Module, tokenizer: Any, teacher: Teacher) -> None:
+    if teacher.tokenizer is not None:
+        check_same_tokenizer(tokenizer, teacher.tokenizer)
+    check_another_model("collect", model, teacher)
 
 
 def _check_steps(steps: str, entropy_threshold: float | None) -> None:
