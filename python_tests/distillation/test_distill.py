@@ -53,13 +53,20 @@ def files(folder):
 
 
 @pytest.mark.parametrize(
-    ("method", "with_start"), [("lora", False), ("rows", False), ("full", False), ("rows", True)]
+    ("method", "with_start", "width"),
+    [
+        ("lora", False, 0),
+        ("rows", False, 0),
+        ("full", False, 0),
+        ("rows", True, 0),
+        ("rows", False, 12),
+    ],
 )
 def test_interrupted_anywhere_it_resumes_to_the_same_result(
-    tmp_path, collection, method, with_start, monkeypatch
+    tmp_path, collection, method, with_start, width, monkeypatch
 ):
     start = Selector(torch.randn(FAST["bins"], 32)) if with_start else None
-    config = DistillConfig(method=method, lora_dropout=0.1, **FAST)
+    config = DistillConfig(method=method, lora_dropout=0.1, head_width=width, **FAST)
     distill(make_model(1), collection, tmp_path / "peace", config, start=start)
     expected = files(tmp_path / "peace")
     steps = [line["step"] for line in expected[1] if "loss_groups" in line]

@@ -28,9 +28,9 @@ def make_model(seed, layers=1):
     return LlamaForCausalLM(config).eval()
 
 
-def run_collect(folder, **options):
+def run_collect(folder, layers=1, **options):
     tokenizer = make_tokenizer()
     teacher = Teacher.from_model(make_model(2), tokenizer)
     options = {**OPTIONS, "temperature": 1.0, **options}
     prompts = options.pop("prompts", PROMPTS)
-    return collect(make_model(1), tokenizer, teacher, prompts, folder, **options)
+    return collect(make_model(1, layers), tokenizer, teacher, prompts, folder, **options)

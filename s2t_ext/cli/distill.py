@@ -42,6 +42,13 @@ def distill(
         Path | None,
         typer.Option(help="Selector whose score head training begins with, e.g. one of rows."),
     ] = None,
+    head_width: Annotated[
+        int, typer.Option(help="Units of a hidden layer before the score rows; 0: none.")
+    ] = 0,
+    head_layer: Annotated[
+        int | None,
+        typer.Option(help="Decoder layer whose states are scored, 1 the first; none: the last."),
+    ] = None,
     lora_dropout: Annotated[float, typer.Option(help="Dropout of the adapter's inputs.")] = 0.05,
     k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
     trigger_rate: Annotated[
@@ -88,6 +95,8 @@ def distill(
             learning_rate=learning_rate,
             head_learning_rate=head_learning_rate,
             prior=prior,
+            head_width=head_width,
+            head_layer=head_layer,
             lora_dropout=lora_dropout,
             k=k,
             seed=seed,

@@ -36,23 +36,24 @@ def cached_states(
     model: PackedModel, trajectories: Sequence[Trajectory], folder: Path, digest: str
 ) -> CachedStates:
     """Computes the states of all trajectories, or reads those that a former run of the same folder
-    on the same collection (`digest`) has computed.
+    on the same collection (`digest`) has computed for the same layer.
     """
     model.plain.eval()
     states = {}
     device = model.plain.device
+    layer = "" if model.layer is None else f"-layer{model.layer}"
     shards = range(0, len(trajectories), SHARD)
     for index, begin in enumerate(tqdm(shards, desc="hidden states", disable=None)):
         part = trajectories[begin : begin + SHARD]
-        path = folder / f"states-{digest}-{index:05d}.safetensors"
+        path = folder / f"states-{digest}{layer}-{index:05d}.safetensors"
         if path.exists():
             tensors = load_file(path)
         else:
             tensors = {}
             for t in part:
                 batch = pack([t]).to(device)
-                hidden = model.hidden_states(batch)
-                tensors[f"{t.key}.candidates"] = batch.candidate_states(hidden).contiguous().cpu()
+                scored, hidden = model.states(batch)
+                tensors[f"{t.key}.candidates"] = batch.candidate_states(scored).contiguous().cpu()
                 tensors[f"{t.key}.steps"] = batch.step_states(hidden).contiguous().cpu()
             write_atomically(path, save(tensors))
         for t in part:
@@ -85,6 +86,6 @@ def head_input_scale(model: PackedModel, trajectory: Trajectory) -> float:
     training = model.plain.training
     model.plain.eval()
     ids = torch.tensor([[*trajectory.prompt, *trajectory.response]], device=model.plain.device)
-    hidden = model.plain_hidden_states(ids)[0].float()
+    hidden = model.plain_states(ids)[0].float()
     model.plain.train(training)
     return float(hidden.norm(dim=1).mean())

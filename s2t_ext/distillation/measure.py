@@ -24,7 +24,7 @@ def measure(
 ) -> HeldOut:
     """Scores of the first k candidates of every group and trigger logits of every step.
 
-    Leaves the model in evaluation mode: without dropout.
+    Leaves the model and the head in evaluation mode: without dropout.
 
     Args:
         maker: Of the run; its model and score head are measured.
@@ -36,13 +36,13 @@ def measure(
         On the CPU, G groups and S steps of all trajectories, in batches of similar length.
     """
     maker.model.eval()
-    head = maker.head
+    head = maker.head.eval()
     parts: list[tuple[torch.Tensor, ...]] = []
     for batch in batches_by_length(trajectories, config.batch_size, range(len(trajectories))):
         packed = pack(batch).to(head.rows.device)
         if states is None:
-            hidden = maker.packed.hidden_states(packed)
-            candidates, steps = packed.candidate_states(hidden), packed.step_states(hidden)
+            scored, hidden = maker.packed.states(packed)
+            candidates, steps = packed.candidate_states(scored), packed.step_states(hidden)
         else:
             candidates, steps = states.of(batch)
         columns = (

@@ -73,7 +73,7 @@ class ObjectiveMaker:
     reserved_ids: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        self.packed = PackedModel(self.model)
+        self.packed = PackedModel(self.model, self.head.layer)
         self._switch: AdapterSwitch | None = None
         with contextlib.suppress(ValueError):  # no adapter
             self._switch = AdapterSwitch(self.packed.plain)
@@ -87,13 +87,13 @@ class ObjectiveMaker:
 
     def packed_objective(self, batch: PackedBatch, counts: Counts) -> Objective:
         """One forward pass for all groups of the batch."""
-        hidden = self.packed.hidden_states(batch)
+        scored, hidden = self.packed.states(batch)
         base = hidden.new_zeros(())
         if self.has_base_term:
             length = int(batch.layout.prefix.max())
             mask = batch.prefix_mask[:, :length]
             base = self.base_term(batch.input_ids[:, :length], mask, hidden[:, :length][mask])
-        totals = self.head.totals(batch.candidate_states(hidden), batch.student_logprobs)
+        totals = self.head.totals(batch.candidate_states(scored), batch.student_logprobs)
         return self.objective(batch, totals, base, batch.step_states(hidden), counts)
 
     def objective_of_states(

@@ -40,6 +40,14 @@ class DistillConfig:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     bins: int = 16
+    #: Units of a hidden layer between the states and the score rows, W; 0: the rows read the states
+    #: (the paper).
+    head_width: int = 0
+    #: The decoder layer whose states are scored, 1 the first; None: what the language-model head
+    #: reads (the paper).
+    head_layer: int | None = None
+    #: Dropout before and after the hidden layer.
+    head_dropout: float = 0.2
     bin_temperature: float = 1.0
     #: Weight of the candidate's own log-probability. trained: with the scores; fitted: the scores
     #: are trained without it (they learn more where the student is mostly right) and it is chosen
@@ -65,7 +73,10 @@ class DistillConfig:
         for name in ("learning_rate", "head_learning_rate", "grad_clip", "bin_temperature"):
             check(name, getattr(self, name) > 0, "be above 0")
         check("warmup", 0 <= self.warmup < 1, "be in [0, 1)")
-        check("lora_dropout", 0 <= self.lora_dropout < 1, "be in [0, 1)")
+        for name in ("lora_dropout", "head_dropout"):
+            check(name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
+        check("head_width", self.head_width >= 0, "be at least 0")
+        check("head_layer", self.head_layer is None or self.head_layer >= 1, "be at least 1")
         check("trigger_share", 0 < self.trigger_share < 1, "be in (0, 1)")
         check("bins", 2 <= self.bins <= 64, "be in [2, 64]")
         check("k", 1 <= self.k <= 64, "be in [1, 64]")

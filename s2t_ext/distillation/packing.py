@@ -17,6 +17,7 @@ from torch import nn
 
 from s2t_ext.distillation.groups import Trajectory, packed_length
 from s2t_ext.hf.attention.candidate_attention import attention_configs, candidate_attention
+from s2t_ext.hf.layer_trace import decoder_layer, tracing_layer
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.unwrapping import unwrap_model
 
@@ -193,11 +194,20 @@ def _group_tensors(groups: list[tuple[int, int, Any]]) -> dict[str, torch.Tensor
 class PackedModel:
     """Runs packed batches through a causal language model, PEFT-wrapped or not; gradients flow.
 
+    Args:
+        model: The model.
+        layer: The decoder layer whose states are scored (`Selector.layer`); None: what the head
+            reads.
+
     Raises:
-        ValueError: if the model's body cannot be told from its head (`find_logits_head`).
+        ValueError: if the model's body cannot be told from its head (`find_logits_head`), or has no
+            such layer.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, layer: int | None = None) -> None:
+        self.layer = layer
+        if layer is not None:
+            decoder_layer(model, layer)
         self.plain = unwrap_model(model)
         training = self.plain.training
         self.plain.eval()
@@ -210,6 +220,27 @@ class PackedModel:
             )
         self.head = head
         self._configs = attention_configs(self.plain)
+
+    def states(self, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(what is scored, what the head reads) at every token of the packed rows, [batch, length,
+        D] each.
+        """
+        if self.layer is None:
+            hidden = self.hidden_states(batch)
+            return hidden, hidden
+        with tracing_layer(self.plain, self.layer) as trace:
+            hidden = self.hidden_states(batch)
+        return trace.hidden, hidden
+
+    def plain_states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What is scored at every token of ordinary right-padded rows, [batch, length, D]."""
+        if self.layer is None:
+            return self.plain_hidden_states(input_ids, attention_mask)
+        with tracing_layer(self.plain, self.layer) as trace:
+            self.plain_hidden_states(input_ids, attention_mask)
+        return trace.hidden
 
     def hidden_states(self, batch: PackedBatch) -> torch.Tensor:
         """What the head reads, [batch, length, D], at every token of the packed rows."""

@@ -72,7 +72,7 @@ def prepare(
     _check(model, collection, training, base_model)
     torch.manual_seed(config.seed)
     trained, base = trainable(model, config)
-    packed = PackedModel(trained)
+    packed = PackedModel(trained, config.head_layer)
     head = ScoreHead(
         packed.plain.config.get_text_config(decoder=True).hidden_size,
         config.bins,
@@ -80,6 +80,9 @@ def prepare(
         bin_temperature=config.bin_temperature,
         use_prior=config.prior == "trained",
         hidden_scale=head_input_scale(packed, training[0]),
+        width=config.head_width,
+        dropout=config.head_dropout,
+        layer=config.head_layer,
         seed=config.seed,
     ).to(packed.plain.device)
     if start is not None:

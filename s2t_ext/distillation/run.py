@@ -122,6 +122,7 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * rate
         self.model.train(self.config.method != "rows")
+        self.head.train()
         self._measured = None
         counts = Counts.of([t for batch in step for t in batch])
         sums = torch.zeros(3)

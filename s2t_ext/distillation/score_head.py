@@ -1,4 +1,4 @@
-"""The trained part of a selector besides the adapter: score rows, prior weight, trigger head."""
+"""The trained part of a selector besides the adapter: score head, prior weight, trigger head."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from s2t_ext.hf.logits_head import PostProcessing
-from s2t_ext.selectors.parts import TriggerHead
+from s2t_ext.selectors.parts import Projection, TriggerHead
 from s2t_ext.selectors.selector import Selector
 
 
 class ScoreHead(nn.Module):
-    """score = sum_r v_r softmax((post(rows . h + bias)) / T_bin)_r, plus prior_weight * log p.
+    """score = sum_r v_r softmax((post(rows . f(h) + bias)) / T_bin)_r, plus prior_weight * log p;
+    f(h) = GELU(linear(LayerNorm(h))), or h without a hidden layer.
 
     Args:
         hidden_size: D.
@@ -24,6 +25,9 @@ class ScoreHead(nn.Module):
         use_prior: Train a prior weight, starting from `prior_weight`; otherwise it stays 0 (the
         paper).
         hidden_scale: Typical norm of a hidden state; sets the size of the initial rows.
+        width: Units of the hidden layer, W; 0 for none.
+        dropout: Of the normalised states and of the units, while training.
+        layer: Whose states it is given (`Selector.layer`); only kept.
     """
 
     def __init__(
@@ -36,13 +40,16 @@ class ScoreHead(nn.Module):
         use_prior: bool = True,
         prior_weight: float = 0.1,
         hidden_scale: float | None = None,
+        width: int = 0,
+        dropout: float = 0.0,
+        layer: int | None = None,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        noise = torch.randn(bins, hidden_size, generator=generator)
-        scale = hidden_scale if hidden_scale else hidden_size**0.5
+        noise = torch.randn(bins, width or hidden_size, generator=generator)
+        scale = hidden_scale if hidden_scale and not width else (width or hidden_size) ** 0.5
         self.rows = nn.Parameter((noise * (0.5 / scale)).to(dtype))
         self.bias = nn.Parameter(torch.zeros(bins, dtype=dtype))
         weight = torch.tensor(prior_weight if use_prior else 0.0, dtype=dtype)
@@ -50,6 +57,10 @@ class ScoreHead(nn.Module):
         self.trigger_weight = nn.Parameter(torch.zeros(hidden_size, dtype=dtype))
         self.trigger_bias = nn.Parameter(torch.zeros((), dtype=dtype))
         self.register_buffer("bin_values", torch.linspace(0, 1, bins, dtype=dtype))
+        self.hidden_layer = _hidden_layer(hidden_size, width, dropout, seed) if width else None
+        if self.hidden_layer is not None:
+            self.hidden_layer.to(dtype)
+        self.layer = layer
         self.post = post or PostProcessing()
         self.bin_temperature = bin_temperature
         self.bin_values: torch.Tensor
@@ -70,6 +81,18 @@ class ScoreHead(nn.Module):
             equal = torch.equal if isinstance(expected, torch.Tensor) else operator.eq
             if not equal(expected, actual):
                 raise ValueError(f"distill: start must have {name} {expected}, got {actual}")
+        if (own.projection is None) != (selector.projection is None) or own.layer != selector.layer:
+            raise ValueError(
+                "distill: start must have a head of the same form, got one with "
+                f"{_form(selector)} instead of {_form(own)}"
+            )
+        if self.hidden_layer is not None and selector.projection is not None:
+            values = selector.projection.tensors()
+            for module, prefix in ((0, "projection_norm_"), (2, "projection_")):
+                for name, parameter in self.hidden_layer.get_submodule(
+                    str(module)
+                ).named_parameters():
+                    parameter.copy_(values[prefix + name])
         self.rows.copy_(selector.rows)
         self.bias.zero_()
         if selector.bias is not None:
@@ -81,6 +104,8 @@ class ScoreHead(nn.Module):
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores [...] of hidden states [..., D], without the prior term."""
         hidden = hidden.to(self.rows.dtype)
+        if self.hidden_layer is not None:
+            hidden = self.hidden_layer(hidden)
         logits = self.post.apply(hidden @ self.rows.T + self.bias) / self.bin_temperature
         return logits.softmax(dim=-1) @ self.bin_values
 
@@ -113,14 +138,38 @@ class ScoreHead(nn.Module):
             trigger_head=head,
             logit_scale=self.post.scale,
             softcap=self.post.softcap,
+            projection=self._projection(),
+            layer=self.layer,
             **options,  # type: ignore[arg-type]
         )
+
+    def _projection(self) -> Projection | None:
+        if self.hidden_layer is None:
+            return None
+        norm, linear = (dict(self.hidden_layer.get_submodule(n).named_parameters()) for n in "02")
+        parts = (norm["weight"], norm["bias"], linear["weight"], linear["bias"])
+        return Projection(*(part.detach().float().cpu().clone() for part in parts))
+
+
+def _hidden_layer(size: int, width: int, dropout: float, seed: int) -> nn.Sequential:
+    """The modules of `Projection` at places 0, 2 and 3, with dropout between them."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        linear = nn.Linear(size, width)
+    drop = nn.Dropout(dropout)
+    return nn.Sequential(nn.LayerNorm(size), drop, linear, nn.GELU(), drop)
+
+
+def _form(selector: Selector) -> str:
+    units = 0 if selector.projection is None else selector.rows.shape[1]
+    return f"{units} hidden units on layer {selector.layer or 'last'}"
 
 
 def head_digest(selector: Selector) -> str:
     """Identifies what `ScoreHead.start_from` takes over, by its numbers."""
     head = selector.trigger_head
     parts = [selector.rows, selector.bias]
+    parts += [] if selector.projection is None else list(selector.projection.tensors().values())
     parts += [] if head is None else [head.weight, torch.tensor(head.bias)]
     numbers = [None if part is None else part.double().flatten().tolist() for part in parts]
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]

@@ -201,11 +201,15 @@ def results_so_far(run: RunFolder, problems: Sequence[Problem]) -> dict[str, lis
 
 
 def _describe_selector(selector: Selector) -> dict[str, Any]:
-    rows = selector.rows.detach().float().cpu().contiguous()
-    digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()
+    tensors = [selector.rows]
+    if selector.projection is not None:
+        tensors += selector.projection.tensors().values()
+    numbers = b"".join(t.detach().float().cpu().contiguous().numpy().tobytes() for t in tensors)
+    digest = hashlib.sha256(numbers).hexdigest()
     calibrations = {name: c.to_dict() for name, c in selector.calibrations.items()}
     return {
         "rows_sha256": digest,
+        "layer": selector.layer,
         "prior_weight": selector.prior_weight,
         "adapter": selector.adapted_model is not None,
         "calibrations": calibrations,

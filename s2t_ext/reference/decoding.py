@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from s2t_ext.hf.adapters import adapter_layers
+from s2t_ext.hf.layer_trace import tracing_layer
 from s2t_ext.ops.reference import philox
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.ops.reference.score_candidates import score_candidates
@@ -160,12 +161,14 @@ def _best_candidate(
     for token, logit in zip(proposal.ids[0].tolist(), proposal.logits[0].tolist(), strict=True):
         if token < 0:
             continue
-        _, hidden = _last_state(
-            model, torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1)
+        hidden = _scored_state(
+            model,
+            torch.cat([prefix, torch.tensor([[token]], device=prefix.device)], dim=1),
+            selector.layer,
         )
         total = float(
             score_candidates(
-                hidden,
+                selector.features(hidden),
                 selector.rows,
                 selector.bias,
                 selector.bin_values,
@@ -198,6 +201,17 @@ def _last_state(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
     finally:
         handle.remove()
     return logits[:, -1].float(), seen["hidden"][:, -1]
+
+
+def _scored_state(model: PreTrainedModel, ids: Tensor, layer: int | None) -> Tensor:
+    """What a score head reads at the last token of ids [1, length], [1, D]: the head's input, or
+    the output of a decoder layer.
+    """
+    if layer is None:
+        return _last_state(model, ids)[1]
+    with tracing_layer(model, layer) as trace:
+        model(input_ids=ids, use_cache=False)
+    return trace.hidden[:, -1]
 
 
 @contextlib.contextmanager

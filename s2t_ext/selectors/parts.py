@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from s2t_ext.ops.kernel_dtypes import floating
 from s2t_ext.runs.numbers import finite, integers
@@ -22,6 +24,54 @@ class TriggerHead:
 
     weight: torch.Tensor
     bias: float
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A hidden layer between the states and the score rows: GELU(weight . LayerNorm(h) + bias).
+
+    Attributes:
+        norm_weight: fp32 [D].
+        norm_bias: fp32 [D].
+        weight: fp32 [W, D].
+        bias: fp32 [W].
+    """
+
+    norm_weight: torch.Tensor
+    norm_bias: torch.Tensor
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
+        """fp32 [..., W] of hidden states [..., D]."""
+        size = (self.norm_weight.shape[0],)
+        normed = F.layer_norm(hidden.float(), size, self.norm_weight, self.norm_bias)
+        return F.gelu(F.linear(normed, self.weight, self.bias))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By the names they are stored under."""
+        return {f"projection_{f.name}": getattr(self, f.name) for f in fields(self)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, torch.Tensor]) -> Projection | None:
+        """The inverse of `tensors`; None where there are none.
+
+        Raises:
+            ValueError: if some are there and others are missing.
+        """
+        found = {f.name: tensors.get(f"projection_{f.name}") for f in fields(cls)}
+        if all(value is None for value in found.values()):
+            return None
+        missing = [name for name, value in found.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"load_selector: projection must be whole, got none of {', '.join(missing)}"
+            )
+        return cls(**found)  # type: ignore[arg-type]
+
+    def to(self, device: torch.device | str) -> Projection:
+        """The same on `device`."""
+        return Projection(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -61,6 +111,29 @@ def reserved(ids: Any) -> tuple[int, ...]:
     if any(i < 0 for i in found):
         raise ValueError(f"Selector: reserved_ids must be at least 0, got {ids}")
     return tuple(sorted(set(found)))
+
+
+def projection_of(value: Projection | None, width: int) -> Projection | None:
+    """With fp32 tensors of fitting shapes; `width` is what the score rows read."""
+    if value is None:
+        return None
+    parts = {
+        f.name: floating("Selector", f"projection.{f.name}", getattr(value, f.name)).float()
+        for f in fields(value)
+    }
+    shape = tuple(parts["weight"].shape)
+    if len(shape) != 2 or shape[0] != width:
+        raise ValueError(
+            f"Selector: projection.weight must have shape [{width}, D] (the width of the rows), "
+            f"got {list(shape)}"
+        )
+    for name, size in (("norm_weight", shape[1]), ("norm_bias", shape[1]), ("bias", width)):
+        if tuple(parts[name].shape) != (size,):
+            raise ValueError(
+                f"Selector: projection.{name} must have shape [{size}], "
+                f"got {list(parts[name].shape)}"
+            )
+    return Projection(**{name: part.contiguous() for name, part in parts.items()})
 
 
 def trigger_head_of(value: Any, hidden_size: int) -> TriggerHead | None:

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from s2t_ext import ops
-from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.hf.layer_trace import decoder_layer
 from s2t_ext.ops.kernel_dtypes import floating
 from s2t_ext.runs.checks import require
-from s2t_ext.runs.files import locate_file
-from s2t_ext.runs.numbers import finite, positive
-from s2t_ext.runs.shipped import shipped_folder
-from s2t_ext.selectors import storage
-from s2t_ext.selectors.adapter import attach_adapter, left_whole, same_adapter
+from s2t_ext.runs.numbers import finite, integer, positive
+from s2t_ext.selectors import loading, storage
+from s2t_ext.selectors.adapter import same_adapter
 from s2t_ext.selectors.checks import check_base_model
 from s2t_ext.selectors.parts import (
     Calibration,
+    Projection,
     TriggerHead,
     bin_vector,
+    projection_of,
     reserved,
     trigger_head_of,
 )
-from s2t_ext.selectors.reserved_tokens import check_ids, head_rows, resolve_reserved_ids
+from s2t_ext.selectors.reserved_tokens import head_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,11 +40,11 @@ MAX_BINS = 64
 
 
 class Selector:
-    """score(c) = sum_r bin_values_r softmax(rows . h(s_t + c) + bias)_r, plus prior_weight * log
-    p_SLM(c | s_t).
+    """score(c) = sum_r bin_values_r softmax(rows . f(h(s_t + c)) + bias)_r, plus prior_weight *
+    log p_SLM(c | s_t), with f the `projection` or, without one, the identity.
 
     Args:
-        rows: Score rows, floating [R, D], 1 <= R <= 64.
+        rows: Score rows, floating [R, D], or [R, W] with a projection, 1 <= R <= 64.
         bias: [R] or None.
         bin_values: Value of each bin, [R]; None is linspace(0, 1, R).
         reserved_ids: Vocabulary ids the rows were taken from; they are never proposed as
@@ -54,6 +54,9 @@ class Selector:
         trigger_head: (weight [D], bias) of a learned trigger, or None.
         logit_scale: Factor on the row logits (models whose head scales its output).
         softcap: Soft cap on the row logits, or None.
+        projection: A hidden layer of W units between the states and the rows, or None (the paper).
+        layer: The decoder layer after which h is read, 1 the first; None is what the language-model
+            head reads (the paper).
         base_model: What the selector was trained for: any of name, model_type, hidden_size,
             vocab_size, num_hidden_layers, fingerprint.
         calibrations: Trigger name -> Calibration.
@@ -75,6 +78,8 @@ class Selector:
         *,
         logit_scale: float = 1.0,
         softcap: float | None = None,
+        projection: Projection | None = None,
+        layer: int | None = None,
         base_model: Mapping[str, Any] | None = None,
         calibrations: Mapping[str, Calibration] | None = None,
         decoding: S2TConfig | None = None,
@@ -103,6 +108,8 @@ class Selector:
         self.prior_weight = finite("Selector", "prior_weight", prior_weight)
         self.logit_scale = finite("Selector", "logit_scale", logit_scale)
         self.softcap = None if softcap is None else positive("Selector", "softcap", softcap)
+        self.projection = projection_of(projection, self.rows.shape[1])
+        self.layer = None if layer is None else integer("Selector", "layer", layer)
         self.trigger_head = trigger_head_of(trigger_head, self.hidden_size)
         self.base_model = dict(base_model or {})
         self.calibrations = dict(calibrations or {})
@@ -118,7 +125,7 @@ class Selector:
     @property
     def hidden_size(self) -> int:
         """D, the width of the hidden states it scores."""
-        return self.rows.shape[1]
+        return (self.rows if self.projection is None else self.projection.weight).shape[1]
 
     def __repr__(self) -> str:
         name = self.base_model.get("name", "any model")
@@ -133,6 +140,7 @@ class Selector:
         self.rows = self.rows.to(device)
         self.bias = None if self.bias is None else self.bias.to(device)
         self.bin_values = self.bin_values.to(device)
+        self.projection = None if self.projection is None else self.projection.to(device)
         if self.trigger_head is not None:
             self.trigger_head = TriggerHead(
                 self.trigger_head.weight.to(device), self.trigger_head.bias
@@ -143,12 +151,16 @@ class Selector:
         """This selector if its tensors are on `device`, else a copy whose are."""
         return self if self.rows.device == torch.device(device) else copy.copy(self).to(device)
 
+    def features(self, hidden: torch.Tensor) -> torch.Tensor:
+        """What the score rows read of hidden states [..., D]: fp32 [..., W], or the states."""
+        return hidden if self.projection is None else self.projection(hidden)
+
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores of states, fp32 [N], from the hidden states the language-model head reads, [N, D];
-        without the prior term.
+        """Scores of states, fp32 [N], from the hidden states of its layer, [N, D]; without the
+        prior term.
         """
         return ops.score_candidates(
-            hidden,
+            self.features(hidden),
             self.rows,
             self.bias,
             self.bin_values,
@@ -176,6 +188,8 @@ class Selector:
         check_base_model(
             self.base_model, self.hidden_size, self.reserved_ids, model, where=function, name=name
         )
+        if self.layer is not None:
+            decoder_layer(model, self.layer)
         adapted = self.adapted_model
         if scores and adapted is not None and not same_adapter(adapted, model):
             raise ValueError(
@@ -211,7 +225,8 @@ class Selector:
             FileNotFoundError: if there is no selector.
             ValueError: if it is damaged, or made for another model.
         """
-        return _load(cls, path_or_repo, model, options)
+        selector: Selector = loading.load(cls, path_or_repo, model, options)
+        return selector
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes s2t_config.json, s2t_head.safetensors and the adapter, if any; returns the
@@ -230,6 +245,8 @@ class Selector:
         tensors = {"rows": self.rows, "bin_values": self.bin_values}
         if self.bias is not None:
             tensors["bias"] = self.bias
+        if self.projection is not None:
+            tensors.update(self.projection.tensors())
         if self.trigger_head is not None:
             tensors["trigger_weight"] = self.trigger_head.weight
             tensors["trigger_bias"] = torch.tensor([self.trigger_head.bias], dtype=torch.float32)
@@ -254,45 +271,6 @@ class Selector:
         self.adapted_model = None
         self.base_model.pop("fingerprint", None)
         return merged
-
-
-def _load(
-    cls: type[Selector], path_or_repo: str | Path, model: nn.Module | None, options: dict[str, Any]
-) -> Selector:
-    path_or_repo = shipped_folder(path_or_repo) or path_or_repo
-    kind = storage.kind_of(path_or_repo)
-    if kind == "adapter":
-        return import_research_adapter(path_or_repo, model, **options)
-    arguments, has_adapter = storage.read(path_or_repo)
-    selector = cls(**{**arguments, **options})
-    if has_adapter:
-        plain = storage.need_model(model, path_or_repo)
-        selector.check_fits(plain)
-        selector.adapted_model = attach_adapter(path_or_repo, plain, locate_file)
-    elif model is not None:
-        selector.check_fits(model)
-    return selector
-
-
-def import_research_adapter(
-    path_or_repo: str | Path,
-    model: nn.Module | None,
-    *,
-    reserved_ids: Sequence[int] | None = None,
-    **options: Any,
-) -> Selector:
-    """Reads a PEFT adapter whose lm_head was trained in place, as the released research code writes
-    it."""
-    plain = storage.need_model(model, path_or_repo)
-    base = describe_base_model(plain)
-    if reserved_ids is None:
-        reserved_ids = resolve_reserved_ids(plain, path_or_repo)
-    check_ids(plain, reserved_ids)  # before the model is touched
-    with left_whole(plain):
-        adapted = attach_adapter(path_or_repo, plain, locate_file)
-        selector = Selector.from_reserved_rows(adapted, reserved_ids, base_model=base, **options)
-    selector.adapted_model = adapted
-    return selector
 
 
 def _describe(tensor: torch.Tensor) -> str:

@@ -21,12 +21,19 @@ from s2t_ext._version import __version__
 from s2t_ext.config import CONFIG_NAME, S2TConfig
 from s2t_ext.runs.files import locate_file, read_json, write_atomically
 from s2t_ext.selectors.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
-from s2t_ext.selectors.parts import Calibration, TriggerHead
+from s2t_ext.selectors.parts import Calibration, Projection, TriggerHead
 
 HEAD_NAME = "s2t_head.safetensors"
 FORMAT_VERSION = 1
 #: Arguments of a selector that are no tensors.
-STORED_OPTIONS = ("reserved_ids", "bin_temperature", "prior_weight", "logit_scale", "softcap")
+STORED_OPTIONS = (
+    "reserved_ids",
+    "bin_temperature",
+    "prior_weight",
+    "logit_scale",
+    "softcap",
+    "layer",
+)
 
 
 @dataclass
@@ -142,7 +149,8 @@ def read(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
     if "trigger_weight" in tensors:
         head = TriggerHead(tensors["trigger_weight"], float(tensors["trigger_bias"]))
     try:
-        stored = {name: content["selector"][name] for name in STORED_OPTIONS}
+        stored = {name: content["selector"][name] for name in STORED_OPTIONS if name != "layer"}
+        stored["layer"] = content["selector"].get("layer")
         calibrations = {n: Calibration(**c) for n, c in content.get("calibration", {}).items()}
         adapter = bool(content["adapter"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -153,6 +161,7 @@ def read(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
     _check_bins(path, content["selector"].get("num_bins"), tensors["rows"])
     arguments = {
         "rows": tensors["rows"],
+        "projection": Projection.from_tensors(tensors),
         "bias": tensors.get("bias"),
         "bin_values": tensors.get("bin_values"),
         "trigger_head": head,

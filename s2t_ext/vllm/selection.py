@@ -189,7 +189,7 @@ class Selection:
         selector, rows = self.selector, proposal.rows
         never = torch.zeros(len(rows), dtype=torch.bool, device=states.device)
         result = ops.score_and_select(
-            states,
+            selector.features(states),
             selector.rows,
             ids=proposal.ids,
             candidate_logprobs=proposal.logprobs,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch
 from transformers import Cache, DynamicCache, PreTrainedModel
 
@@ -19,6 +21,8 @@ from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
+from s2t_ext.hf.layer_trace import tracing_layer
+from s2t_ext.hf.logits_head import HeadTrace
 from s2t_ext.hf.row_adapters import RowAdapters
 from s2t_ext.ops.kernel_dtypes import for_kernels
 from s2t_ext.selectors.selector import Selector
@@ -85,7 +89,8 @@ class LocalSelection:
         elif self._switch is not None or can_commit(context.cache):
             return  # the scorer has a cache of its own
         elif body is not None and self._takes_static_steps(context.cache):
-            self.step = StaticTreeStep(self._head, body)
+            # A hook on a layer breaks the graph of a compiled forward.
+            self.step = StaticTreeStep(self._head, body, compiles=self.selector.layer is None)
         else:
             self._expand(
                 f"the given {kind} cannot hold alternatives",
@@ -113,19 +118,25 @@ class LocalSelection:
         step = self.step
         if not step.fits(state.context, self.config.k):
             step = ExpandStep(self._head)
-        with self.record.phase("candidate_forward"):
+        with self.record.phase("candidate_forward"), self._tracing() as trace:
             forward = step.forward(state.context, candidates, state.triggered)
             self.record.count_forward(forward.tokens, forward.passes)
         with self.record.phase("score_and_select"):
-            result = self._score(forward.hidden, state)
+            states = forward.hidden if trace is None else forward.of_candidates(trace.hidden)
+            result = self._score(self.selector.features(states), state)
         with self.record.phase("commit"):
             committed = forward.commit(result.slot)
         return Choice(result.token, result.slot, result.scores, committed, result.refused)
 
-    def _score(self, hidden: torch.Tensor, state: StepState) -> ops.ScoredSelection:
+    def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace | None]:
+        """Of the layer whose states are scored; None where they are what the head reads."""
+        layer = self.selector.layer
+        return contextlib.nullcontext() if layer is None else tracing_layer(self.model, layer)
+
+    def _score(self, features: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
         return ops.score_and_select(
-            for_kernels(hidden),
+            for_kernels(features),
             selector.rows,
             ids=state.proposal.ids,
             candidate_logprobs=state.proposal.logits - state.proposal.logsumexp[:, None],

@@ -50,6 +50,10 @@ class CandidateForward(Protocol):
         """Forward passes it took."""
         ...
 
+    def of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        """[batch, K, D] of what a layer put out in this forward, in the order of `hidden`."""
+        ...
+
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """Keeps the winners (int64 [batch]) in the cache; called once."""
         ...

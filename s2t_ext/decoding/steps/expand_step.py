@@ -61,12 +61,14 @@ class ExpandStep:
         spread = (starts[:, None] + torch.arange(k, device=starts.device)).clamp(
             max=rows.shape[0] - 1
         )
+        places = torch.where(needed[:, None], spread, starts[:, None])
         return ExpandedForward(
-            hidden=hidden[:, -1][torch.where(needed[:, None], spread, starts[:, None])],
+            hidden=hidden[:, -1][places],
             tokens=rows.shape[0] + context.pending.numel(),
             passes=1 + bool(context.num_pending),
             cache=cache_of(outputs, cache),
             starts=starts,
+            places=places,
             logits=outputs.logits[:, -1],
             undo=undo,
         )
@@ -127,6 +129,7 @@ class ExpandedForward:
         passes: Forward passes, the one for pending tokens included.
         cache: Its rows are the expanded ones.
         starts: int64 [batch], the first expanded row of each.
+        places: int64 [batch, K], the expanded row of each candidate.
         logits: [expanded rows, V].
         undo: See `Committed`.
     """
@@ -136,8 +139,13 @@ class ExpandedForward:
     passes: int
     cache: Cache
     starts: torch.Tensor
+    places: torch.Tensor
     logits: torch.Tensor
     undo: Callable[[], None] | None
+
+    def of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        """See `CandidateForward.of_candidates`."""
+        return states[:, -1][self.places]
 
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """See `CandidateForward.commit`; the winners' logits are those of their own rows."""

@@ -104,6 +104,10 @@ class ScorerForward:
         """Of the adapted model."""
         return self.forward.passes
 
+    def of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        """Of the adapted model."""
+        return self.forward.of_candidates(states)
+
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """See `CandidateForward.commit`; never gives logits."""
         cache = self.forward.commit(slot, need_logits=False).cache

@@ -45,15 +45,17 @@ class StaticTreeStep:
     Args:
         head: Of a model for which the tree forward is exact.
         body: Its model without the head.
+        compiles: Whether it may be compiled, where the student's own forward is.
     """
 
     mode = "tree"
     wants_candidate_cache = True
 
-    def __init__(self, head: LogitsHead, body: Any) -> None:
+    def __init__(self, head: LogitsHead, body: Any, *, compiles: bool = True) -> None:
         self.model = head.model
         self.head = head
         self.body = body
+        self.compiles = compiles
 
     def fits(self, context: CandidateContext, k: int) -> bool:
         """See `CandidateStep.fits`. Known on the host: the positions count the tokens."""
@@ -70,7 +72,7 @@ class StaticTreeStep:
         assert context.position_ids is not None  # fits()
         batch, k = candidates.shape
         body = self.body
-        if context.compile_config is not None:
+        if context.compile_config is not None and self.compiles:
             body = compiled_body(self.body, context.compile_config)
         hidden = body(
             input_ids=candidates,
@@ -110,6 +112,10 @@ class StaticTreeForward:
     head: LogitsHead
     cache: Cache
     passes: int = 1
+
+    def of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        """See `CandidateForward.of_candidates`."""
+        return states
 
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """See `CandidateForward.commit`; winners move to the first of the K places."""

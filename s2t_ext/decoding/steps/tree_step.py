@@ -75,6 +75,8 @@ class TreeStep:
             head=self.head,
             cache=context.cache,
             logits=None if logits is None else _of_candidates(logits, k, pending, rows),
+            pending=pending,
+            rows=rows,
         )
 
     def _run(
@@ -105,6 +107,8 @@ class TreeForward:
         head: Of the model.
         cache: Holds all K candidates of every row.
         logits: [batch, K, V], where the model gave them; None where the head still has to.
+        pending: Queries of a row before its candidates.
+        rows: Where slots were left out; else None.
     """
 
     hidden: torch.Tensor
@@ -112,7 +116,13 @@ class TreeForward:
     head: LogitsHead
     cache: Cache
     logits: torch.Tensor | None
+    pending: int
+    rows: RaggedRows | None
     passes: int = 1
+
+    def of_candidates(self, states: torch.Tensor) -> torch.Tensor:
+        """See `CandidateForward.of_candidates`."""
+        return _of_candidates(states, self.hidden.shape[1], self.pending, self.rows)
 
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """See `CandidateForward.commit`; the full head runs on the winners' hidden states only."""
