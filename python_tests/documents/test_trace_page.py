@@ -66,17 +66,17 @@ def test_a_trace_tells_the_text_its_candidates_and_their_scores(document):
 
 def test_a_teacher_that_chooses_is_traced_too(tmp_path):
     """By the command, as its users do."""
-    page, data = tmp_path / "page.html", tmp_path / "page.json"
+    page = tmp_path / "page.html"
     result = CliRunner().invoke(
         app,
         [
             *("trace", "--model", str(ASSETS / "student"), "--teacher", str(ASSETS / "teacher")),
             *("--trigger", "entropy", "--threshold", "0.3", "--prompt", PROMPT, "--no-chat"),
-            *("--html", str(page), "--json", str(data)),
+            *("--html", str(page), "--json"),
         ],
     )
     assert result.exit_code == 0, result.output
-    found = json.loads(data.read_text())
+    found = json.loads(result.stdout)
     (changed,) = [step for step in found["runs"][1]["steps"] if step["changed"]]
     best = max(changed["candidates"], key=lambda c: c["teacher"])
     assert best["id"] == changed["token"] and -0.1 < best["teacher"] <= 0  # a log-probability

@@ -4,43 +4,34 @@ A command's file imports at its top only what its options need; torch models, tr
 like are imported inside the command, so that `--help`, and a no to wrong arguments, come at once.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
 
 from s2t_ext._version import __version__
 from s2t_ext.cli.calibrate import calibrate
 from s2t_ext.cli.chat import chat
 from s2t_ext.cli.collect import collect
+from s2t_ext.cli.common import set_verbosity
 from s2t_ext.cli.demo import demo
 from s2t_ext.cli.distill import distill
 from s2t_ext.cli.evaluate import evaluate
 from s2t_ext.cli.export import export
 from s2t_ext.cli.generate import generate
+from s2t_ext.cli.help import Command, Group
 from s2t_ext.cli.import_checkpoint import import_checkpoint
 from s2t_ext.cli.import_groups import import_groups
 from s2t_ext.cli.info import info
-from s2t_ext.cli.options import FORMER_NAMES
 from s2t_ext.cli.sufficiency import sufficiency
 from s2t_ext.cli.trace import trace
 
 PROGRAM = "s2t-ext"
 
 
-class _Command(TyperCommand):
-    """A command that also takes the earlier spellings of options."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        renamed = []
-        for argument in args:
-            name, equals, value = argument.partition("=")
-            renamed.append(FORMER_NAMES.get(name, name) + equals + value)
-        return super().parse_args(ctx, renamed)
-
-
 app = typer.Typer(
     name=PROGRAM,
+    cls=Group,
+    rich_markup_mode=None,  # its boxes leave 18 columns of 80 for the words
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,  # a local may be a whole model
 )
@@ -60,8 +51,15 @@ def program(
             "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Also print what helps to find a fault.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", help="Print results and errors alone: no notes, no bars.")
+    ] = False,
 ) -> None:
     """Select-to-Think decoding: a small language model re-ranks its own candidates."""
+    set_verbosity(verbose, quiet)
 
 
 _USE, _MAKE, _MEASURE = "Decode", "Make a selector", "Measure"
@@ -79,9 +77,9 @@ for command, panel in (
     (import_groups, _MAKE),
     (evaluate, _MEASURE),
 ):
-    app.command(cls=_Command, rich_help_panel=panel)(command)
-app.command("measure-sufficiency", cls=_Command, rich_help_panel=_MEASURE)(sufficiency)
-app.command("sufficiency", cls=_Command, hidden=True)(sufficiency)
+    app.command(cls=Command, rich_help_panel=panel)(command)
+app.command("measure-sufficiency", cls=Command, rich_help_panel=_MEASURE)(sufficiency)
+app.command("sufficiency", cls=Command, hidden=True)(sufficiency)
 
 
 def main() -> None:

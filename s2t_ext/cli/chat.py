@@ -111,7 +111,8 @@ def talk(conversation: Conversation, color: bool) -> None:
             say("stopped; this turn is forgotten")
             continue
         printer.end()
-        say(f"{conversation.mode} {summary_line(record, special)}")
+        config = conversation.configs[conversation.mode]
+        say(f"{conversation.mode} {summary_line(record, special, config)}")
 
 
 def _lines() -> Iterator[str]:

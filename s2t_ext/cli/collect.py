@@ -13,6 +13,7 @@ from s2t_ext.cli.common import (
     decoding_config,
     load_model,
     one_line_errors,
+    progress,
     read_prompts,
     say,
     show,
@@ -162,6 +163,7 @@ def collect(
             selector=chosen_by,
             rollouts_from=rollouts_from,
             **options,
+            progress=progress(),
         )
         summary = collection.summary()
         show(summary, as_json)

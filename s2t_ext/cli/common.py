@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from s2t_ext.config import S2TConfig
 
 errors = Console(stderr=True)
+notes = Console(stderr=True)
+logger = logging.getLogger("s2t_ext")
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
@@ -53,8 +58,28 @@ def _refusal(error: Exception) -> typer.Exit:
 
 
 def say(text: str) -> None:
-    """A line beside the output, on standard error."""
-    errors.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+    """A line beside the output, on standard error; none with --quiet."""
+    notes.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def set_verbosity(verbose: bool, quiet: bool) -> None:
+    """How much is said beside the output: notes, progress bars, and what the library logs.
+
+    Args:
+        verbose: Also what is only of interest while looking for a fault.
+        quiet: Errors alone.
+    """
+    if verbose and quiet:
+        raise typer.BadParameter("--verbose and --quiet exclude each other")
+    notes.quiet = quiet
+    if not any(isinstance(handler, RichHandler) for handler in logger.handlers):
+        logger.addHandler(RichHandler(console=errors, show_time=False, show_path=False))
+    logger.setLevel("INFO" if verbose else "ERROR" if quiet else "WARNING")
+
+
+def progress() -> bool | None:
+    """The argument `progress` of the library: bars on a terminal, none with --quiet."""
+    return False if notes.quiet else None
 
 
 def wrote(path: str | Path, next_step: str | None = None) -> None:
@@ -135,10 +160,10 @@ def quiet() -> None:
     """Progress bars only on a terminal, where they are one line; no warnings that only the authors
     of other libraries can act on.
     """
-    from transformers import logging
+    from transformers import logging as transformers_logging
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    if notes.quiet or not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # read by PEFT
 
 
@@ -158,6 +183,7 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     quiet()
+    start = time.perf_counter()
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
@@ -166,12 +192,14 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
-    if device_map is not None:
-        return model.eval(), tokenizer
-    device = "cpu"
-    if torch.cuda.is_available():  # one GPU per process under accelerate or torchrun
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return model.to(device).eval(), tokenizer
+    if device_map is None:
+        device = "cpu"
+        if torch.cuda.is_available():  # one GPU per process under accelerate or torchrun
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        model = model.to(device)
+    seconds = time.perf_counter() - start
+    logger.info("%s loaded in %.1f s: %s on %s", path, seconds, model.dtype, model.device)
+    return model.eval(), tokenizer
 
 
 def read_prompts(path: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from s2t_ext.cli.common import errors, one_line_errors, plain_table, quiet, say
+from s2t_ext.cli.common import notes, one_line_errors, plain_table, quiet, say
+from s2t_ext.cli.options import AsJson
 
 if TYPE_CHECKING:
     from s2t_ext.demo.compare import Outcome
@@ -29,7 +31,7 @@ def demo(
     assets: Annotated[
         Path | None, typer.Option(help="Other models, built by `python -m s2t_ext.demo.build`.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare greedy, majority of 8, S2T and S2T-LOCAL on miniature models, offline."""
     with one_line_errors():
@@ -54,7 +56,7 @@ def demo(
             _introduce(console, loaded, some)
         outcomes = []
         for method in METHODS:
-            with errors.status(f"{method} ..."):
+            with notes.status(f"{method} ..."):
                 outcomes.append(run_method(method, loaded, some))
         if as_json:
             typer.echo(json.dumps([outcome.to_dict() for outcome in outcomes], indent=2))
@@ -63,6 +65,12 @@ def demo(
         say("passes and tokens: of the student; teacher: its passes")
         by_name = {outcome.method: outcome for outcome in outcomes}
         _show_traces(console, loaded, some, by_name, traces)
+        folder = assets or ASSETS
+        say(
+            "next, a page that shows every step of one: s2t-ext trace --html page.html "
+            f"--no-use-chat-template --model {folder / 'student'} --selector {folder / 'selector'} "
+            f"--prompt {shlex.quote(some[0].prompt)}"
+        )
 
 
 def _introduce(console: Console, demo: Demo, some: list[Problem]) -> None:

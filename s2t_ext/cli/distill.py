@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from s2t_ext.cli.common import check_path, load_model, one_line_errors, say, show, wrote
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, progress, say, show, wrote
 from s2t_ext.cli.options import AsJson, Dtype, LossName, MethodName, PriorName
 
 
@@ -106,7 +106,9 @@ def distill(
             say(f"{output} holds this run already: going on with it")
         student, tokenizer = load_model(model, dtype)
         options: dict[str, Any] = dict(trigger_rate=trigger_rate, harm_limit=harm_limit)
-        result = run(student, collection, output, config, start=start, **options)
+        result = run(
+            student, collection, output, config, start=start, progress=progress(), **options
+        )
         if not PartialState().is_main_process:
             return
         write_card(output / "selector", output, collection)

@@ -12,6 +12,7 @@ from s2t_ext.cli.common import (
     load_model,
     one_line_errors,
     plain_table,
+    progress,
     say,
     show,
     wrote,
@@ -122,6 +123,7 @@ def evaluate(
             teacher=large,
             selector=chosen,
             batch_size=batch_size,
+            progress=progress(),
             **settings,
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
         )

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import check_path, load_model, one_line_errors, wrote
-from s2t_ext.cli.options import Dtype
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, show, wrote
+from s2t_ext.cli.options import AsJson, Dtype
 
 
 def export(
@@ -30,6 +30,7 @@ def export(
     ] = None,
     private: Annotated[bool, typer.Option(help="Create that repository as a private one.")] = False,
     dtype: Dtype = "bfloat16",
+    as_json: AsJson = False,
 ) -> None:
     """Write a model folder that serves anywhere, with the selector's files beside the weights."""
     with one_line_errors():
@@ -47,6 +48,9 @@ def export(
             push_to_hub=push_to_hub,
             private=private,
         )
-        typer.echo(f"{selector} -> {folder}")
-        if merge:
-            wrote(folder, f"transformers serve {folder} --trust-remote-code")
+        if as_json:
+            show({"selector": selector, "folder": str(folder), "merged": merge}, as_json)
+        else:
+            typer.echo(f"{selector} -> {folder}")
+        serve = f"transformers serve {folder} --trust-remote-code"
+        wrote(folder, serve if merge else None)

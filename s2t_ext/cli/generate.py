@@ -12,6 +12,7 @@ from s2t_ext.cli.common import (
     check_path,
     decoding_config,
     load_model,
+    logger,
     one_line_errors,
     say,
     wrote,
@@ -102,6 +103,12 @@ def generate(
         Path | None,
         typer.Option(help="Write a page that shows every step.", rich_help_panel=OUTPUT),
     ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Print texts and totals as JSON, at the end.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
 ) -> None:
     """Generate text with Select-to-Think decoding and stream it to the terminal."""
     with one_line_errors():
@@ -138,18 +145,36 @@ def generate(
                 selector=chosen,
                 teacher=large,
                 seed=seed,
-                on_step=printer.step,
+                on_step=None if as_json else printer.step,
                 return_dict_in_generate=True,
                 max_new_tokens=max_new_tokens,
                 **sampling,
             )
-            printer.end()
-            say(summary_line(output.s2t, set(tokenizer.all_special_ids)))
             records.append(output.s2t)
+            logger.info("%s step: %s", output.s2t.step_mode, output.s2t.step_reason)
+            if not as_json:
+                printer.end()
+                say(summary_line(output.s2t, set(tokenizer.all_special_ids), config))
+        if as_json:
+            typer.echo(json.dumps(_results(prompt, records, tokenizer), indent=2))
         if trace is not None:
             _write_trace(trace, records, tokenizer)
         if html is not None:
             _write_pages(html, records, tokenizer, prompt)
+
+
+def _results(
+    prompts: list[str], records: list[DecodingRecord], tokenizer: Any
+) -> list[dict[str, Any]]:
+    """Prompt, text and totals of every answer."""
+    return [
+        {
+            "prompt": prompt,
+            "text": tokenizer.decode(record.rows[0].tokens, skip_special_tokens=True),
+            **record.summary(),
+        }
+        for prompt, record in zip(prompts, records, strict=True)
+    ]
 
 
 def _sampling(do_sample: bool, **given: Any) -> dict[str, Any]:

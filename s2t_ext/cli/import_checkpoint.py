@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import check_path, load_model, one_line_errors, wrote
-from s2t_ext.cli.options import Dtype
+from s2t_ext.cli.common import check_path, load_model, one_line_errors, show, wrote
+from s2t_ext.cli.options import AsJson, Dtype
 
 
 def import_checkpoint(
@@ -20,6 +20,7 @@ def import_checkpoint(
         typer.Option(help="Score rows of an adapter: comma-separated ids. Default: found."),
     ] = None,
     dtype: Dtype = "bfloat16",
+    as_json: AsJson = False,
 ) -> None:
     """Convert a foreign checkpoint into a selector folder."""
     with one_line_errors():
@@ -37,7 +38,10 @@ def import_checkpoint(
 
         student, _ = load_model(model, dtype)
         selector = s2t_ext.import_checkpoint(checkpoint, student, output, reserved_ids=ids)
-        typer.echo(f"{selector} -> {output}")
+        if as_json:
+            show({"selector": str(selector), "folder": str(output)}, as_json)
+        else:
+            typer.echo(f"{selector} -> {output}")
         wrote(
             output,
             f"s2t-ext calibrate --model {model} --selector {output} --prompts FILE",

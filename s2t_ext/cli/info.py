@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from s2t_ext.cli.options import AsJson
+
 if TYPE_CHECKING:
     from s2t_ext.native.info import Info
 
 
 def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print versions, build flags, CPU instruction sets found and used, and the CUDA state."""
     import s2t_ext

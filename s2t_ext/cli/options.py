@@ -9,7 +9,9 @@ import typer
 
 MODELS = "Models"
 TEACHER = "Teacher"
+INPUT = "Input"
 DECODING = "Decoding"
+LABELS = "Labels"
 OUTPUT = "Output"
 
 TriggerName = Literal["entropy", "margin", "head", "kl", "random", "always", "never"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from s2t_ext.config import S2TConfig
     from s2t_ext.decoding.record import DecodingRecord, StepEvent
 
 TRIGGERED = "\033[43;30m"  # a choice was made and kept the model's favourite
@@ -61,19 +62,23 @@ class Printer:
         return text[len(before) :]
 
 
-def summary_line(record: DecodingRecord, special: set[int]) -> str:
+def summary_line(record: DecodingRecord, special: set[int], config: S2TConfig) -> str:
     """What an answer took, in one line.
 
     Args:
         record: Of a generation with one row.
         special: Ids without text, such as the end of an answer.
+        config: It was decoded with.
     """
     summary = record.summary()
     milliseconds = sum(summary["milliseconds"].values())
     ended = ", ended by a choice" if ended_by_choice(record, special) else ""
+    # Nothing else would tell why a short answer has no choice.
+    none = 0 < summary["steps"] <= config.warmup_steps and config.trigger != "never"
+    warmup = f" (none in the first {config.warmup_steps} steps: --warmup-steps)" if none else ""
     return (
-        f"[{summary['steps']} tokens, {summary['triggers']} choices, {summary['changed_tokens']} "
-        f"changed{ended}, {summary['forward_passes']} forward passes, "
+        f"[{summary['steps']} tokens, {summary['triggers']} choices{warmup}, "
+        f"{summary['changed_tokens']} changed{ended}, {summary['forward_passes']} forward passes, "
         f"{milliseconds / max(summary['steps'], 1):.0f} ms/token, step: {summary['step_mode']}]"
     )
 

@@ -13,6 +13,7 @@ from s2t_ext.cli.common import (
     load_model,
     one_line_errors,
     plain_table,
+    progress,
     read_prompts,
     say,
     show,
@@ -85,6 +86,7 @@ def sufficiency(
             large,
             texts,
             output,
+            progress=progress(),
             **settings,
         )
         seconds = time.perf_counter() - start

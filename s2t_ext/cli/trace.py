@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -10,8 +9,16 @@ from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import check_path, decoding_config, load_model, one_line_errors, wrote
+from s2t_ext.cli.common import (
+    check_path,
+    decoding_config,
+    load_model,
+    one_line_errors,
+    show,
+    wrote,
+)
 from s2t_ext.cli.options import (
+    OUTPUT,
     Candidates,
     Dtype,
     Model,
@@ -38,9 +45,10 @@ def trace(
     dtype: Dtype = "bfloat16",
     use_chat_template: UseChatTemplate = True,
     teacher_model_name: TeacherModelName = None,
-    steps: Annotated[
-        Path | None, typer.Option("--json", help="Also write what the page shows as JSON.")
-    ] = None,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Also print what the page shows.", rich_help_panel=OUTPUT),
+    ] = False,
 ) -> None:
     """Decode a prompt greedily and with Select-to-Think, and write a page that shows every step."""
     with one_line_errors():
@@ -72,7 +80,7 @@ def trace(
             command=shlex.join(["s2t-ext", *sys.argv[1:]]),
         )
         write_atomically(html, trace_page(document))
-        if steps is not None:
-            write_atomically(steps, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        if as_json:
+            show(document, as_json)
     changed = sum(step["changed"] for step in document["runs"][1]["steps"])
     wrote(f"{html}: {changed} tokens changed", "open it in a browser")

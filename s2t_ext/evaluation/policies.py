@@ -115,7 +115,7 @@ def make_policy(
         if local_threshold is not None or local_trigger not in (None, config.trigger)
         else config.threshold,
         select="local",
-        proposer="base" if local[1] else "adapted",
+        proposer="base" if local[1] else config.proposer,
     )
     return Policy(name, config, needs_selector=True)
 
