@@ -54,11 +54,6 @@ SPECULATION = (
             "generate: assistant_model must be None (Select-to-Think does not speculate), got a "
             "model",
         ),
-        (
-            dict(use_cache=False),
-            "generate: use_cache must be True (s2t_ext.reference.decode is the loop without a "
-            "cache), got False",
-        ),
     ],
 )  # fmt: skip
 def test_modes_of_generate(arguments, message, way):
@@ -76,16 +71,6 @@ def test_modes_of_generate(arguments, message, way):
             dict(synced_gpus=True),
             "generate: synced_gpus must be False (fully sharded models are not supported: gather "
             "the model first), got True",
-        ),
-        (
-            dict(output_attentions=True, return_dict_in_generate=True),
-            "generate: output_attentions must be False (run model(sequences, "
-            "output_attentions=True) on the result), got True",
-        ),
-        (
-            dict(output_hidden_states=True, return_dict_in_generate=True),
-            "generate: output_hidden_states must be False (run model(sequences, "
-            "output_hidden_states=True) on the result), got True",
         ),
         (
             dict(guidance_scale=1.5),

@@ -8,7 +8,7 @@ from architectures import ARCHITECTURES, PAD
 from models import make_selector, prompts, tiny_model, way_in
 
 from s2t_ext import S2TConfig
-from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_name_of
 
 # Of the last two steps: which of them made a choice. Every combination occurs among the seeds.
 ENDINGS = {(False, False), (False, True), (True, False), (True, True)}
@@ -36,6 +36,7 @@ def test_the_cache_continues_after_any_ending(name, step):
         last = output.sequences[:, -1:]
         with torch.no_grad():
             expected = model(output.sequences).logits[:, -1]
-            actual = model(last, **{CACHE_ARGUMENT: output[CACHE_ARGUMENT]}).logits[:, -1]
+            cache = {cache_name_of(model): output[CACHE_ARGUMENT]}
+            actual = model(last, **cache).logits[:, -1]
         torch.testing.assert_close(actual, expected, atol=1e-3, rtol=0, msg=f"after {ending}")
     assert seen == ENDINGS

@@ -130,8 +130,8 @@ def _plain_continues(model, inputs) -> bool:
     return True
 
 
-def test_an_argument_of_the_prompt_alone_is_no_obstacle():
-    """What a multimodal model's processor adds to a text, and the model drops after the prompt."""
+def model_of_images():
+    """A tiny Gemma 3 of text and images."""
     text = ARCHITECTURES["gemma3"].build().to_dict()
     vision = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     config = hf.Gemma3Config(
@@ -144,13 +144,27 @@ def test_an_argument_of_the_prompt_alone_is_no_obstacle():
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = hf.Gemma3ForConditionalGeneration(config).eval()
-    ids = prompts(False).ids
+        return hf.Gemma3ForConditionalGeneration(config).eval()
+
+
+def test_an_argument_of_the_prompt_alone_is_no_obstacle():
+    """What a multimodal model's processor adds to a text, and the model drops after the prompt."""
+    model, ids = model_of_images(), prompts(False).ids
     generate = way_in("generate", model, ALWAYS, make_selector(tiny_model("gemma3")))
     options = dict(input_ids=ids, max_new_tokens=5, **ENDLESS)
     assert torch.equal(
         generate(**options, token_type_ids=torch.zeros_like(ids)), generate(**options)
     )
+
+
+@pytest.mark.parametrize("name", ["token_type_ids", "pixel_values"])
+def test_without_a_cache_every_forward_needs_it(name):
+    """Releases of transformers that encode the images first name what came of them."""
+    model, ids = model_of_images(), prompts(False).ids
+    given = {"token_type_ids": torch.zeros_like(ids), "pixel_values": torch.zeros(1, 3, 28, 28)}
+    generate = way_in("generate", model, ALWAYS, make_selector(tiny_model("gemma3")))
+    with pytest.raises(ValueError, match=f"({name}|mm_encoder_outputs) must be None where"):
+        generate(input_ids=ids, **{name: given[name]}, max_new_tokens=3, use_cache=False, **ENDLESS)
 
 
 def test_an_argument_that_every_forward_needs_is_refused_in_words():

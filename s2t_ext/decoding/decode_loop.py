@@ -96,7 +96,9 @@ def _selection(
     if plan.trigger.can_fire and plan.config.select != "local" and teacher is not None:
         return TeacherSelection(plan.config, teacher)
     if plan.trigger.can_fire and plan.selector is not None:
-        return LocalSelection(model, plan.selector, plan.config, record, base_proposer)
+        return LocalSelection(
+            model, plan.selector, plan.config, record, base_proposer, plan.expand_reason
+        )
     return NoSelection()
 
 
@@ -145,7 +147,7 @@ class DecodeLoop:
         rows = self.sequences.without_logits.nonzero().flatten().tolist()
         if rows:
             logger.warning("generate: logits must hold a valid value, got none in rows %s", rows)
-        return self._result()
+        return self._result(step + 1)
 
     def _prefill(self) -> None:
         with self.record.phase("prefill"):
@@ -227,7 +229,7 @@ class DecodeLoop:
             )
         )
 
-    def _result(self) -> S2TGenerateOutput | torch.Tensor:
+    def _result(self, steps: int) -> S2TGenerateOutput | torch.Tensor:
         cache = self.student.final_cache()  # also where the caller goes on with a cache it gave
         if not self.student.generation_config.return_dict_in_generate:
             return self.sequences.input_ids
@@ -236,6 +238,7 @@ class DecodeLoop:
             sequences=self.sequences.input_ids,
             scores=None if scores is None else tuple(scores),
             logits=None if logits is None else tuple(logits),
+            **self.student.outputs.of_steps(steps),
             **{CACHE_ARGUMENT: cache},
             s2t=self.record,
         )

@@ -17,6 +17,7 @@ from s2t_ext.decoding.requirements import (
     check_generation,
     check_options,
     check_prompt,
+    why_expand,
 )
 from s2t_ext.hf.generate_internals import GenerateCall, check_release, pad_token_id
 from s2t_ext.selectors.selector import Selector
@@ -37,6 +38,7 @@ class Plan:
         pad_id: Token of finished rows.
         blocked_ids: int64 ids that are never proposed or drawn, or None.
         on_step: Called with a `StepEvent` after every step, or None.
+        expand_reason: What in this generation only the expanded step can do, or None.
     """
 
     config: S2TConfig
@@ -47,6 +49,7 @@ class Plan:
     pad_id: int
     blocked_ids: torch.Tensor | None
     on_step: Callable[[StepEvent], None] | None
+    expand_reason: str | None
 
 
 def make_plan(
@@ -99,4 +102,5 @@ def make_plan(
         pad_id=pad_token_id(generation_config),
         blocked_ids=blocked,
         on_step=options.on_step,
+        expand_reason=why_expand(generation_config),
     )

@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from s2t_ext.config import S2TConfig
+from s2t_ext.decoding.forward_outputs import asked_outputs
 from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES
 from s2t_ext.hf.generate_internals import (
     MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
@@ -25,13 +26,18 @@ from s2t_ext.hf.model_state import accelerators
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.triggers import TRIGGERS
 
-#: Arguments of the model that a candidate forward honours, or that only the prompt needs.
+#: Arguments of the model that every candidate forward honours.
 _CARRIED_BY_CANDIDATES = {
     "attention_mask",
-    "inputs_embeds",
     "logits_to_keep",
+    "output_attentions",
+    "output_hidden_states",
     "position_ids",
     "use_cache",
+}
+#: Arguments that only the prompt needs, where a cache keeps what came of it; and the cache.
+_KEPT_BY_THE_CACHE = {
+    "inputs_embeds",
     *ALL_CACHE_NAMES,
     *MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
 }
@@ -69,26 +75,10 @@ def check_generation(
         )
     if model.config.is_encoder_decoder:
         _refuse("model must be decoder-only", f"the encoder-decoder {type(model).__name__}")
-    if not generation_config.use_cache or not model_kwargs.get("use_cache", True):
-        _refuse(
-            "use_cache must be True (s2t_ext.reference.decode is the loop without a cache)", False
-        )
     if synced_gpus:
         _refuse(
             "synced_gpus must be False (fully sharded models are not supported: gather the "
             "model first)",
-            True,
-        )
-    if generation_config.output_attentions:
-        _refuse(
-            "output_attentions must be False (run model(sequences, output_attentions=True) on "
-            "the result)",
-            True,
-        )
-    if generation_config.output_hidden_states:
-        _refuse(
-            "output_hidden_states must be False (run model(sequences, "
-            "output_hidden_states=True) on the result)",
             True,
         )
     if generation_config.guidance_scale not in (None, 1, 1.0) or any(
@@ -131,6 +121,14 @@ def _number(threshold: float | None) -> float:
     return math.nan if threshold is None else threshold
 
 
+def why_expand(generation_config: GenerationConfig) -> str | None:
+    """What is asked of this generation that only the expanded step can do, in words; or None."""
+    if not generation_config.use_cache:
+        return "use_cache=False"
+    asked = asked_outputs(generation_config)
+    return f"output_{asked[0]}=True" if asked else None
+
+
 def check_choices(
     model: PreTrainedModel,
     input_ids: torch.Tensor,
@@ -147,6 +145,9 @@ def check_choices(
         )
     if config.select != "local":
         return
+    reason = why_expand(generation_config)
+    if config.step == "tree" and reason is not None:
+        _refuse(f"step must be 'auto' or 'expand' with {reason}", "'tree'")
     position_ids = model_kwargs.get("position_ids")
     if position_ids is not None and position_ids.dim() != 2:
         _refuse(
@@ -161,10 +162,11 @@ def check_choices(
             "device_map={'': 0}, or set trigger='never' or select='teacher')",
             ", ".join(devices),
         )
+    carried = set(_CARRIED_BY_CANDIDATES)
+    if generation_config.use_cache:
+        carried |= _KEPT_BY_THE_CACHE
     unknown = [
-        name
-        for name, value in model_kwargs.items()
-        if value is not None and name not in _CARRIED_BY_CANDIDATES
+        name for name, value in model_kwargs.items() if value is not None and name not in carried
     ]
     kept = _kept_after_the_prompt(model, input_ids, model_kwargs) if unknown else {}
     for name in unknown:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 
+from s2t_ext.decoding.forward_outputs import ForwardOutputs
 from s2t_ext.decoding.record import DecodingRecord
 from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import cache_name
@@ -38,6 +39,7 @@ class Student:
     Attributes:
         logits: [batch, V] after the last token.
         hidden: [batch, D] or None.
+        outputs: Attentions and hidden states of the forwards, where they are asked for.
     """
 
     logits: torch.Tensor
@@ -58,6 +60,7 @@ class Student:
         self.record = record
         self.head = head
         self.hidden: torch.Tensor | None = None
+        self.outputs = ForwardOutputs(generation_config)
         self._forward_call: Any = model.__call__
         self._compile_config: Any = None
         self._padded = True
@@ -146,14 +149,15 @@ class Student:
         self.record.count_forward(batch * length, -(-length // chunk))
 
     def forward(self, input_ids: torch.Tensor) -> None:
-        """Takes the last token of `input_ids` through the model."""
+        """Takes the last token of `input_ids` through the model; without a cache, all of them."""
+        cached = self.model_kwargs["use_cache"]
         inputs = self.model.prepare_inputs_for_generation(
-            input_ids, next_sequence_length=1, **self.model_kwargs
+            input_ids, next_sequence_length=1 if cached else None, **self.model_kwargs
         )
         with self._tracing() as trace:
             outputs = self._forward_call(**inputs, return_dict=True)
         self._take(outputs, trace)
-        self.record.count_forward(input_ids.shape[0])
+        self.record.count_forward(input_ids.shape[0] if cached else input_ids.numel())
 
     @property
     def has_next_logits(self) -> bool:
@@ -169,7 +173,11 @@ class Student:
         """
         self._ahead = None
         if committed is not None and committed.logits is not None:
-            self._update(_CacheOnly({cache_name(self.model_kwargs): committed.cache}))
+            cache = committed.cache
+            self._update(
+                _CacheOnly({} if cache is None else {cache_name(self.model_kwargs): cache})
+            )
+            self.outputs.add(committed.outputs)
             self.logits, self.hidden = committed.logits, committed.hidden
             self._ahead = committed
 
@@ -210,6 +218,7 @@ class Student:
 
     def _take(self, outputs: Any, trace: HeadTrace | None) -> None:
         self._update(outputs)
+        self.outputs.add(outputs)
         self.logits = outputs.logits[:, -1]
         self.hidden = None if trace is None else trace.hidden[:, -1]
         self._ahead = None

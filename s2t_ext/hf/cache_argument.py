@@ -9,10 +9,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from transformers import GenerationMixin
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.utils import ALL_CACHE_NAMES
 
-__all__ = ["ALL_CACHE_NAMES", "CACHE_ARGUMENT", "cache_name", "cache_of"]
+__all__ = ["ALL_CACHE_NAMES", "CACHE_ARGUMENT", "cache_name", "cache_name_of", "cache_of"]
 
 _PARAMETERS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 
@@ -23,6 +23,12 @@ CACHE_ARGUMENT = "cache" if "cache" in _PARAMETERS else "past_key_values"
 def cache_name(model_kwargs: dict[str, Any]) -> str:
     """The keyword this model takes its cache by."""
     return next((name for name in ALL_CACHE_NAMES if name in model_kwargs), CACHE_ARGUMENT)
+
+
+def cache_name_of(model: PreTrainedModel) -> str:
+    """The keyword this model's forward takes its cache by."""
+    parameters = inspect.signature(model.forward).parameters
+    return next((name for name in ALL_CACHE_NAMES if name in parameters), CACHE_ARGUMENT)
 
 
 def cache_of(outputs: Any, fallback: Any = None) -> Any:

@@ -17,7 +17,8 @@ class CandidateContext:
     the candidates.
 
     Attributes:
-        cache: Keys and values of the first n tokens of every row.
+        cache: Keys and values of the first n tokens of every row; None in a generation without a
+            cache.
         input_ids: int64 [batch, n + c], every token so far (only those after the prompt, if the
             prompt came as embeddings).
         num_pending: c, how many of them the cache has not seen; 0 in the ordinary loop.
@@ -30,7 +31,7 @@ class CandidateContext:
         padded: False if `attention_mask` is known to be all ones.
     """
 
-    cache: Cache
+    cache: Any
     input_ids: torch.Tensor
     num_pending: int
     attention_mask: torch.Tensor | None

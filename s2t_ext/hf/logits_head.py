@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.cache_argument import cache_name_of
 from s2t_ext.hf.model_state import find_once, findings, input_device, interference
 
 
@@ -215,7 +215,7 @@ def probe_inputs(model: PreTrainedModel) -> dict[str, Any]:
         attention_mask=torch.ones_like(ids),
         position_ids=ids,
         use_cache=True,
-        **{CACHE_ARGUMENT: cache},
+        **{cache_name_of(model): cache},
     )
     return inputs
 

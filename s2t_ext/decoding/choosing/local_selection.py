@@ -43,6 +43,7 @@ class LocalSelection:
         config: S2TConfig,
         record: DecodingRecord,
         base_proposer: AdapterSwitch | None,
+        expand_reason: str | None,
     ) -> None:
         self.model = model
         self.selector = selector
@@ -50,9 +51,10 @@ class LocalSelection:
         self.record = record
         attachment = attach(model)
         self._head, self._reason = attachment.head, attachment.reason
-        self.step: CandidateStep = make_step(attachment, config.step)
-        if config.step == "expand":
-            self._reason = "step='expand' was asked for"
+        mode = config.step if expand_reason is None else "expand"
+        self.step: CandidateStep = make_step(attachment, mode)
+        if mode == "expand":
+            self._reason = expand_reason or "step='expand' was asked for"
         self._switch = base_proposer
 
     @property
@@ -67,11 +69,12 @@ class LocalSelection:
 
     def prefilled(self, context: CandidateContext) -> None:
         """Settles the step for the inputs at hand, and makes the scorer's own cache."""
-        if not isinstance(context.cache, Cache):
+        cached = context.model_kwargs["use_cache"]
+        if cached and not isinstance(context.cache, Cache):
             raise ValueError(
                 "generate: model must keep its state in a Cache of transformers where choices are "
                 f"made, got {type(context.cache).__name__} in {type(self.model).__name__} (set "
-                "trigger='never')"
+                "trigger='never' or use_cache=False)"
             )
         if self.step.mode == "tree":
             self._settle_tree(context)
@@ -166,9 +169,11 @@ class LocalSelection:
             context, "proposer='base' (the adapted model scores from its own cache)"
         )
         config = self.model.config.get_text_config(decoder=True)
-        is_tree = self.step.wants_candidate_cache
+        is_tree, cached = self.step.wants_candidate_cache, context.model_kwargs["use_cache"]
 
-        def new_cache() -> Cache:
+        def new_cache() -> Cache | None:
+            if not cached:
+                return None
             return candidate_cache(config) if is_tree else DynamicCache(config=config)
 
         return LaggingScorer(self.model, self.step, switch, new_cache)

@@ -3,6 +3,7 @@ makes."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,9 +108,11 @@ class NoSelection:
 
 def check_whole_sequence(context: CandidateContext, reader: str) -> None:
     """Raises ValueError if part of the prompt is known to the student's cache only."""
-    try:
-        length = context.cache.get_seq_length()
-    except ValueError:  # a recurrent state does not count; the mask has one column more than it
+    length = None
+    if context.cache is not None:
+        with contextlib.suppress(ValueError):  # a recurrent state does not count
+            length = context.cache.get_seq_length()
+    if length is None:  # the mask has one column more
         mask = context.attention_mask
         length = context.input_ids.shape[1] if mask is None else mask.shape[1] - 1
     if context.input_ids.shape[1] != length:

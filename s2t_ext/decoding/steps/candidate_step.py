@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from transformers import Cache, GenerationMixin, PreTrainedModel
@@ -18,16 +18,18 @@ class Committed:
     """The state after a commit.
 
     Attributes:
-        cache: With the winners in it.
+        cache: With the winners in it; None in a generation without one.
         logits: [batch, V] after the winners; None if not asked for.
         hidden: [batch, D], what the head read for them; None with the logits.
         undo: Takes the winners out of a cache that cannot be cropped; None for one that can.
+        outputs: Attentions and hidden states of the winners, by name, where the model gave them.
     """
 
-    cache: Cache
+    cache: Cache | None
     logits: torch.Tensor | None
     hidden: torch.Tensor | None
     undo: Callable[[], None] | None = None
+    outputs: dict[str, Any] = field(default_factory=dict)
 
 
 class CandidateForward(Protocol):

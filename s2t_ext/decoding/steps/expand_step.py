@@ -1,5 +1,6 @@
 """Candidates as extra batch rows: works for every causal model, at the price of copying the
-triggered rows' cache K times.
+triggered rows' cache K times, or, in a generation without a cache, of computing their prefix K
+times.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from transformers import Cache
 
+from s2t_ext.decoding.forward_outputs import given_outputs, outputs_of_rows
 from s2t_ext.decoding.steps.candidate_step import Committed
 from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES, cache_name, cache_of
 from s2t_ext.hf.candidate_cache import can_commit
@@ -22,7 +24,7 @@ from s2t_ext.hf.row_adapters import RowAdapters
 
 class ExpandStep:
     """A candidate forward by batch expansion: triggered rows K times, the others once, one ordinary
-    one-token forward.
+    forward; of one token per row, or of the whole sequences where there is no cache.
     """
 
     mode = "expand"
@@ -47,11 +49,13 @@ class ExpandStep:
         rows = torch.repeat_interleave(torch.arange(batch, device=copies.device), copies)
         starts = copies.cumsum(0) - copies
         slots = torch.arange(rows.shape[0], device=rows.device) - starts[rows]
-        undo = None if can_commit(cache) else _restorer(cache)
-        cache.reorder_cache(rows)
+        undo = None if cache is None or can_commit(cache) else _restorer(cache)
+        if cache is not None:
+            cache.reorder_cache(rows)
+        ids = torch.cat([context.input_ids[rows], candidates[rows, slots][:, None]], dim=1)
         outputs, hidden = self._run(
-            torch.cat([context.input_ids[rows], candidates[rows, slots][:, None]], dim=1),
-            1,
+            ids,
+            None if cache is None else 1,
             cache,
             None if context.attention_mask is None else context.attention_mask[rows],
             _take_rows(context.position_ids, rows, batch),
@@ -64,20 +68,21 @@ class ExpandStep:
         places = torch.where(needed[:, None], spread, starts[:, None])
         return ExpandedForward(
             hidden=hidden[:, -1][places],
-            tokens=rows.shape[0] + context.pending.numel(),
-            passes=1 + bool(context.num_pending),
-            cache=cache_of(outputs, cache),
+            tokens=ids.numel() if cache is None else rows.shape[0] + context.pending.numel(),
+            passes=1 + (cache is not None and context.num_pending > 0),
+            cache=None if cache is None else cache_of(outputs, cache),
             starts=starts,
             places=places,
             logits=outputs.logits[:, -1],
+            outputs=given_outputs(outputs, context.model_kwargs),
             undo=undo,
         )
 
-    def _catch_up(self, context: CandidateContext) -> Cache:
+    def _catch_up(self, context: CandidateContext) -> Cache | None:
         """Takes the pending tokens through the model first; they cannot share the expanded
         forward.
         """
-        if not context.num_pending:
+        if context.cache is None or not context.num_pending:
             return context.cache
         mask, positions = context.attention_mask, context.position_ids
         outputs, _ = self._run(
@@ -90,13 +95,14 @@ class ExpandStep:
             # Some models read the mask of the prompt only then.
             is_first_iteration=context.num_pending == context.input_ids.shape[1],
         )
-        return cache_of(outputs, context.cache)
+        caught_up: Cache = cache_of(outputs, context.cache)
+        return caught_up
 
     def _run(
         self,
         input_ids: torch.Tensor,
-        new_tokens: int,
-        cache: Cache,
+        new_tokens: int | None,
+        cache: Cache | None,
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
         model_kwargs: dict[str, Any],
@@ -108,7 +114,7 @@ class ExpandStep:
             input_ids,
             next_sequence_length=new_tokens,
             is_first_iteration=is_first_iteration,
-            **{cache_name(model_kwargs): cache},
+            **({} if cache is None else {cache_name(model_kwargs): cache}),
             attention_mask=mask,
             **({} if positions is None else {"position_ids": positions}),
             **options,
@@ -127,20 +133,22 @@ class ExpandedForward:
         hidden: [batch, K, D].
         tokens: Through the model.
         passes: Forward passes, the one for pending tokens included.
-        cache: Its rows are the expanded ones.
+        cache: Its rows are the expanded ones; None where there is none.
         starts: int64 [batch], the first expanded row of each.
         places: int64 [batch, K], the expanded row of each candidate.
         logits: [expanded rows, V].
+        outputs: Attentions and hidden states, by name, where they are asked for.
         undo: See `Committed`.
     """
 
     hidden: torch.Tensor
     tokens: int
     passes: int
-    cache: Cache
+    cache: Cache | None
     starts: torch.Tensor
     places: torch.Tensor
     logits: torch.Tensor
+    outputs: dict[str, Any]
     undo: Callable[[], None] | None
 
     def of_candidates(self, states: torch.Tensor) -> torch.Tensor:
@@ -150,10 +158,12 @@ class ExpandedForward:
     def commit(self, slot: torch.Tensor, *, need_logits: bool = True) -> Committed:
         """See `CandidateForward.commit`; the winners' logits are those of their own rows."""
         winners = self.starts + slot
-        self.cache.reorder_cache(winners)
+        if self.cache is not None:
+            self.cache.reorder_cache(winners)
         hidden = self.hidden[torch.arange(slot.shape[0], device=slot.device), slot]
         logits = self.logits[winners] if need_logits else None
-        return Committed(self.cache, logits, hidden, self.undo)
+        outputs = outputs_of_rows(self.outputs, winners)
+        return Committed(self.cache, logits, hidden, self.undo, outputs)
 
 
 def _restorer(cache: Cache) -> Callable[[], None]:

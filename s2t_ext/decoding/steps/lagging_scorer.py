@@ -31,7 +31,7 @@ class LaggingScorer:
         model: The student, with its adapter.
         step: The candidate step to run with the adapter on.
         switch: The model's adapters; off outside `forward`.
-        new_cache: Makes an empty cache for the adapted model.
+        new_cache: Makes an empty cache for the adapted model; None where none is to be used.
     """
 
     wants_candidate_cache = False
@@ -41,7 +41,7 @@ class LaggingScorer:
         model: PreTrainedModel,
         step: CandidateStep,
         switch: AdapterSwitch,
-        new_cache: Callable[[], Cache],
+        new_cache: Callable[[], Cache | None],
     ) -> None:
         self.model = model
         self.step = step
@@ -74,7 +74,7 @@ class LaggingScorer:
         with self.switch.on():
             return ScorerForward(self.step.forward(own, candidates, needed), self, context)
 
-    def caught_up(self, cache: Cache, length: int) -> None:
+    def caught_up(self, cache: Cache | None, length: int) -> None:
         """The adapted model has seen `length` tokens."""
         self._cache, self._seen = cache, length
 
