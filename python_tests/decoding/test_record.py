@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import make_selector, prompts, tiny_model, way_in
+from models import WAYS_IN, build_model, make_selector, prompts, tiny_model, way_in
 
-from s2t_ext import DecodingRecord, S2TConfig, S2TGenerateOutput, StepEvent
+from s2t_ext import DecodingRecord, S2TConfig, S2TGenerateOutput, StepEvent, last_record
 from s2t_ext.decoding.record import RowRecord
 
 HALF = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0)
@@ -132,3 +132,32 @@ def test_an_empty_record():
     record.finish()
     assert record.rows == [] and record.trigger_rate == 0.0
     assert record.summary()["steps"] == 0
+
+
+def test_printed_it_shows_totals_alone():
+    record = run()[0].s2t
+    assert repr(record) == (
+        f"DecodingRecord({len(record.rows)} rows, {record.steps} steps, {record.triggers} choices, "
+        f"{record.changed_tokens} changed, {record.forward_passes} forward passes, "
+        "step_mode='tree')"
+    )
+    table = record._repr_html_()
+    assert table.startswith("<table>") and table.count("<tr>") == len(record.summary())
+    assert f"{record.triggers}</td>" in table
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_the_last_record_of_a_model(way):
+    """The one thing that is left of a call that returns only ids."""
+    model, inputs = build_model("llama"), prompts(True)
+    assert last_record(model) is None
+    generate = way_in(way, model, HALF, make_selector(model), seed=3)
+    for length in (10, 6):
+        ids = generate(input_ids=inputs.ids, attention_mask=inputs.mask, max_new_tokens=length)
+        assert isinstance(ids, torch.Tensor)
+    record = last_record(model)
+    new = ids[:, inputs.ids.shape[1] :].tolist()
+    assert [row.tokens for row in record.rows] == [
+        tokens[: row.steps] for tokens, row in zip(new, record.rows, strict=True)
+    ]
+    assert record.triggers > 0

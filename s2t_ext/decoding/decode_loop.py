@@ -20,6 +20,7 @@ from s2t_ext import ops
 from s2t_ext.decoding.choosing.local_selection import LocalSelection
 from s2t_ext.decoding.choosing.selection import Choice, NoSelection, Selection, StepState
 from s2t_ext.decoding.choosing.teacher_selection import TeacherSelection, TeacherView
+from s2t_ext.decoding.last_record import keep_record
 from s2t_ext.decoding.options import DecodingOptions
 from s2t_ext.decoding.ordinary_token import OrdinaryToken
 from s2t_ext.decoding.plan import Plan, make_plan
@@ -71,7 +72,9 @@ def decode(
     sequences = Sequences(input_ids, stopping_criteria, proposer.scores)
     loop = DecodeLoop(plan, student, sequences, proposer, selection, teacher)
     with nullcontext() if base_proposer is None else base_proposer.off():
-        return loop.run(streamer)
+        output = loop.run(streamer)
+    keep_record(model, record)
+    return output
 
 
 def _empty_batch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import time
@@ -72,9 +73,10 @@ class StepEvent:
         return self.triggered & (self.tokens != self.ordinary)
 
 
-@dataclass
+@dataclass(repr=False)
 class DecodingRecord:
-    """Everything recorded about one `generate` call.
+    """Everything recorded about one `generate` call. Printed, and at the end of a notebook's cell,
+    it shows the totals.
 
     Attributes:
         rows: One record per sequence.
@@ -98,6 +100,23 @@ class DecodingRecord:
     _scored_steps: list[int] = field(default_factory=list, repr=False)
     _scores: list[torch.Tensor] = field(default_factory=list, repr=False)
     _proposals: Proposals | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"DecodingRecord({len(self.rows)} rows, {self.steps} steps, {self.triggers} choices, "
+            f"{self.changed_tokens} changed, {self.forward_passes} forward passes, "
+            f"step_mode={self.step_mode!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The totals as a table, for notebooks."""
+        values = {**self.summary(), "milliseconds": f"{sum(self.milliseconds.values()):.0f}"}
+        rows = (
+            f"<tr><th style='text-align: left'>{name}</th><td style='text-align: left'>"
+            f"{html.escape(f'{value:.3g}' if isinstance(value, float) else str(value))}</td></tr>"
+            for name, value in values.items()
+        )
+        return f"<table>{''.join(rows)}</table>"
 
     @property
     def steps(self) -> int:
