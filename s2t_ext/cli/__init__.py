@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from s2t_ext._version import __version__
+from s2t_ext.cli.adapt import adapt
 from s2t_ext.cli.calibrate import calibrate
 from s2t_ext.cli.chat import chat
 from s2t_ext.cli.collect import collect
@@ -69,6 +70,7 @@ for command, panel in (
     (generate, _USE),
     (chat, _USE),
     (trace, _USE),
+    (adapt, _MAKE),
     (collect, _MAKE),
     (distill, _MAKE),
     (calibrate, _MAKE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import json
 import logging
@@ -82,8 +83,22 @@ def progress() -> bool | None:
     return False if notes.quiet else None
 
 
+_hints = contextvars.ContextVar("hints", default=True)
+
+
+@contextlib.contextmanager
+def hints_left_out() -> Iterator[None]:
+    """Inside, `wrote` names no next command: a larger one goes on by itself."""
+    token = _hints.set(False)
+    try:
+        yield
+    finally:
+        _hints.reset(token)
+
+
 def wrote(path: str | Path, next_step: str | None = None) -> None:
     """Names what a command has written, and the command that goes on from there."""
+    next_step = next_step if _hints.get() else None
     say(f"wrote {path}" + (f"; next: {next_step}" if next_step else ""))
 
 

@@ -78,7 +78,8 @@ def load_task(
 
     Args:
         name: "gsm_symbolic", "mix" (eight reasoning-gym generators in turn), any single
-            reasoning-gym generator, "humaneval", or a .jsonl file of {"question", "answer"}.
+            reasoning-gym generator, "humaneval", or a .jsonl file of {"question", "answer"}, with
+            "id", "kind", "instruction" and "group" where given.
         count: How many; None takes 100 generated ones, or all of a fixed set.
         seed: Of generated problems.
         split: "held_out", "train", or "all"; problems of different splits or seeds are different
@@ -191,19 +192,28 @@ def _question_answers(path: Path) -> list[Problem]:
             continue
         try:
             item = json.loads(line)
-            question, answer = str(item["question"]), str(item["answer"])
+            prompt, answer = question_prompt(item), str(item["answer"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f'load_task: {path} line {number} must be {{"question", "answer"}}, got {error!r}'
             ) from error
         # GSM8K writes its worked solution before the answer.
         answer = answer.rsplit("####", 1)[-1].strip()
-        prompt = f"{question.strip()}\n{item.get('instruction', MATH_INSTRUCTION)}".strip()
         key = str(item.get("id", f"{path.stem}/{number}"))
-        problems.append(Problem(key, path.stem, prompt, answer, item.get("kind", "math")))
+        group = "" if item.get("group") is None else str(item["group"])
+        kind = item.get("kind", "math")
+        problems.append(Problem(key, path.stem, prompt, answer, kind, group))
     if not problems:
         raise ValueError(f"load_task: {path} must hold at least one problem, got none")
     return problems
+
+
+def question_prompt(item: dict[str, Any]) -> str:
+    """The user's turn for an item of a .jsonl file: its question and its instruction, by default
+    that of all tasks.
+    """
+    question = str(item["question"]).strip()
+    return f"{question}\n{item.get('instruction', MATH_INSTRUCTION)}".strip()
 
 
 def require_package(module: str, package: str) -> Any:
