@@ -165,6 +165,6 @@ def test_wrong_values_are_refused_before_anything_runs(task, tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("evaluate: {batch_size: many}")
     message = refusal(*command(task, tmp_path / "out"), "--config", path)
-    assert "--batch-size" in message and "many" in message
+    assert "adapt evaluate" in message and "--batch-size" in message and "integer" in message
     assert not (tmp_path / "out").exists()
     assert "--model must be given, here or in the recipe" in error_of("adapt", "--output", "X")
