@@ -24,7 +24,8 @@ def test_calibrate_prints_and_stores(folders, tmp_path):
         model, make_tokenizer(TEMPLATE), ["one", "two"], rate=0.1, max_new_tokens=12, progress=False
     )
     prompts = ("--prompts", folders / "prompts.txt")
-    stdout, _ = call(*calibrate_command(folders, *prompts), "--json")
+    stdout, stderr = call(*calibrate_command(folders, *prompts), "--json")
+    assert "of 18 steps fire, " in stderr and "more prompts make the threshold" in stderr
     assert json.loads(stdout) == {"trigger": "entropy", **expected.to_dict()}
     assert expected.tokens == 2 * 9
     selector = Selector.from_pretrained(folders / "selector", model)

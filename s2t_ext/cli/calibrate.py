@@ -7,8 +7,19 @@ from typing import Annotated
 
 import typer
 
-from s2t_ext.cli.common import check_path, load_model, one_line_errors, read_prompts, show, wrote
+from s2t_ext.cli.common import (
+    check_path,
+    load_model,
+    one_line_errors,
+    read_prompts,
+    say,
+    show,
+    wrote,
+)
 from s2t_ext.cli.options import AsJson, CalibratedTrigger, Dtype, Model, UseChatTemplate
+
+#: Steps above the threshold from which on nothing is said about their number.
+_ENOUGH = 100
 
 
 def calibrate(
@@ -51,6 +62,20 @@ def calibrate(
             use_chat_template=use_chat_template,
         )
         show({"trigger": trigger, **found.to_dict()}, as_json)
+        _warn_of_few(found.rate, found.tokens)
         if chosen is not None and selector is not None:
             chosen.save_pretrained(selector)
             wrote(selector, f"s2t-ext generate --model {model} --selector {selector} --prompt TEXT")
+
+
+def _warn_of_few(rate: float, tokens: int) -> None:
+    """A rate of few steps is uncertain: new prompts may trigger at quite another one."""
+    from s2t_ext.runs.statistics import wilson
+
+    fired = round(rate * tokens)
+    if fired < _ENOUGH:
+        share = wilson(fired, tokens)
+        say(
+            f"{fired} of {tokens} steps fire, {share.value:.1%} (95 % interval {share.low:.1%} to "
+            f"{share.high:.1%}): more prompts make the threshold steadier"
+        )

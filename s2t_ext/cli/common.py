@@ -171,13 +171,16 @@ def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> 
     return config
 
 
-def quiet() -> None:
+def quiet(bars: bool = True) -> None:
     """Progress bars only on a terminal, where they are one line; no warnings that only the authors
     of other libraries can act on.
+
+    Args:
+        bars: False leaves out those of loading a model there too.
     """
     from transformers import logging as transformers_logging
 
-    if notes.quiet or not sys.stderr.isatty():
+    if notes.quiet or not bars or not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # read by PEFT
 

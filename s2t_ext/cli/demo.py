@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from s2t_ext.demo.compare import Outcome
     from s2t_ext.demo.models import Demo
     from s2t_ext.demo.problems import Problem
+
+
+#: Candidates printed of a step.
+_SHOWN = 4
 
 
 def demo(
@@ -43,7 +49,7 @@ def demo(
         from s2t_ext.demo.compare import METHODS, held_out_problems, run_method
         from s2t_ext.demo.models import Demo
 
-        quiet()
+        quiet(bars=False)  # of three small models
         # Models this small gain nothing from a second thread, and where another program has the
         # core, each of their many short operations would wait for it.
         torch.set_num_threads(1)
@@ -79,9 +85,10 @@ def _introduce(console: Console, demo: Demo, some: list[Problem]) -> None:
     ]
     console.print(
         f"A student of {sizes[0]:,} weights, a teacher of {sizes[1]:,}, and {len(some)} problems "
-        "neither has seen, e.g.\n"
+        "neither has seen, e.g.\n",
+        highlight=False,
     )
-    console.print(f"  [italic]{some[0].prompt}[/italic]\n", highlight=False)
+    console.print(Padding(Text(some[0].prompt, "italic"), (0, 0, 1, 2)))
 
 
 def _table(outcomes: list[Outcome]) -> Table:
@@ -131,27 +138,26 @@ def _show_traces(
     won = sum(local.right[i] for i in differ)
     console.print(
         f"\ns2t-local solved {won} that greedy did not, and failed {len(differ) - won} that greedy "
-        "solved. Tokens: [black on yellow]selected, unchanged[/], [black on green]changed[/].\n",
+        "solved. Tokens: [black on yellow]chosen and kept[/], [black on green]chosen and changed"
+        "[/]. Steps: candidates and their scores.\n",
         highlight=False,
     )
     for i in differ[:count]:
         verdict = ("wrong", "right")
         console.print(f"[dim]{some[i].prompt}[/dim] ({some[i].answer})", highlight=False)
-        console.print(
-            f"  greedy    ({verdict[greedy.right[i]]}) {greedy.responses[i]}", highlight=False
-        )
-        line = Text(f"  s2t-local ({verdict[local.right[i]]}) ")
-        line.append_text(_coloured(demo, local, i))
-        console.print(line)
-        for note in _decisions(demo, local, i):
-            console.print(note, highlight=False)
+        greedy_line = Text(f"greedy, {verdict[greedy.right[i]]}: {greedy.responses[i]}")
+        local_line = Text(f"s2t-local, {verdict[local.right[i]]}: ")
+        local_line.append_text(_coloured(demo, local, i))
+        for line in (greedy_line, local_line, *_decisions(demo, local, i)):
+            console.print(Padding(line, (0, 0, 0, 2)))
         console.print()
 
 
 def _coloured(demo: Demo, outcome: Outcome, row: int) -> Text:
     text = Text()
+    special = set(demo.tokenizer.all_special_ids)
     for event in outcome.events:
-        if not bool(event.active[row]):
+        if not bool(event.active[row]) or int(event.tokens[row]) in special:
             break
         word = _word(demo, event.tokens[row])
         style = ""
@@ -162,22 +168,16 @@ def _coloured(demo: Demo, outcome: Outcome, row: int) -> Text:
     return text
 
 
-def _decisions(demo: Demo, outcome: Outcome, row: int) -> list[str]:
-    """What was weighed where a token was changed."""
-    notes = []
+def _decisions(demo: Demo, outcome: Outcome, row: int) -> Iterator[Text]:
+    """What was weighed where a token was changed, best score first."""
     for event in outcome.events:
         if not bool(event.active[row]) or not bool(event.changed[row]) or event.scores is None:
             continue
-        ranked = [
-            f"{_word(demo, token)} {score:.2f}"
-            for token, score in zip(
-                event.candidates[row].tolist(), event.scores[row].tolist(), strict=True
-            )
-        ]
-        notes.append(
-            f"    [dim]step {event.step}, candidates and scores: {', '.join(ranked)}[/dim]"
-        )
-    return notes
+        pairs = zip(event.candidates[row].tolist(), event.scores[row].tolist(), strict=True)
+        ranked = sorted(pairs, key=lambda pair: -pair[1])[:_SHOWN]
+        scores = ", ".join(f"{_word(demo, token)} ({score:.2f})" for token, score in ranked)
+        before = _word(demo, event.ordinary[row])
+        yield Text(f"step {event.step}, instead of {before}: {scores}", "dim")
 
 
 def _word(demo: Demo, token: Any) -> str:
