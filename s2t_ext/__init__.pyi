@@ -20,6 +20,7 @@ from .distillation.data.teacher_tokens import TeacherTokens as TeacherTokens
 from .distillation.groups import Group as Group
 from .distillation.groups import Trajectory as Trajectory
 from .distillation.losses import LossConfig as LossConfig
+from .distillation.measure import TokenFit as TokenFit
 from .distillation.options import DistillConfig as DistillConfig
 from .distillation.quality.held_out import Quality as Quality
 from .distillation.train import Distilled as Distilled

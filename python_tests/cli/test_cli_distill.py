@@ -10,7 +10,8 @@ from research_lines import lines_of, write
 from transformers import AutoModelForCausalLM
 
 import s2t_ext
-from s2t_ext import Selector
+from s2t_ext import LossConfig, Selector
+from s2t_ext.cli.distill import loss_config
 from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.exporting.card import _verdict
@@ -32,7 +33,7 @@ def folders(tmp_path_factory):
         "collect", "--model", root / "student", "--teacher", root / "teacher",
         "--prompts", root / "prompts.jsonl", "--output", root / "data", "--k", 4,
         "--share", 0.3, "--rollouts", 2, "--temperature", 1.0, "--max-new-tokens", 14,
-        "--held-out", 0.4, "--no-chat", "--json", *FLOAT,
+        "--held-out", 0.4, "--teacher-topk", 8, "--no-chat", "--json", *FLOAT,
     )  # fmt: skip
     counts = json.loads(stdout)
     assert counts["train"]["trajectories"] + counts["held_out"]["trajectories"] == 20
@@ -135,6 +136,40 @@ def test_full_fine_tuning_leaves_a_model_folder(folders):
         "--prompt", PROMPTS[0], "--max-new-tokens", 5, "--no-chat", *FLOAT,
     )  # fmt: skip
     assert text.strip()
+
+
+def test_on_policy_distillation_leaves_an_adapter_that_the_commands_load(folders):
+    """The baseline: without a selector, one rank, one module; smaller than 10 kB here."""
+    run = folders / "run-tokens"
+    command = (
+        "distill", "--model", folders / "student", "--collection", folders / "data",
+        "--output", run, "--objective", "tokens", "--epochs", 1, "--lora-r", 2, "--lora-alpha", 4,
+        "--lora-targets", "q_proj,v_proj", *FLOAT,
+    )  # fmt: skip
+    rule = "loss must have teacher_kl_weight or sft_weight above 0 for objective='tokens'"
+    assert rule in error_of(*command)
+    stdout, _ = call(*command, "--prefix-kl", "teacher", "--plot", "--json")
+    assert json.loads(stdout)["teacher_kl"] > 0 and not (run / "selector").exists()
+    assert (run / "metrics.png").read_bytes().startswith(b"\x89PNG")
+    written = json.loads((run / "adapter" / "adapter_config.json").read_text())
+    assert written["r"] == 2 and written["lora_alpha"] == 4
+    assert sorted(written["target_modules"]) == ["q_proj", "v_proj"]
+    assert (run / "adapter" / "adapter_model.safetensors").stat().st_size < 10_000
+    text, _ = call(
+        "generate", "--model", run / "adapter", "--prompt", PROMPTS[0],
+        "--max-new-tokens", 5, "--no-chat", *FLOAT,
+    )  # fmt: skip
+    assert text.strip()
+
+
+def test_prefix_kl_options():
+    assert loss_config("kl", "selector", None, None, 0.0).to_dict() == LossConfig("kl").to_dict()
+    teacher = loss_config("top1", "selector", "teacher", 0.5, 0.0)
+    assert (teacher.base_kl_weight, teacher.teacher_kl_weight) == (0.0, 0.5)
+    sft = loss_config("top1", "tokens", None, None, 2.0)
+    assert (sft.base_kl_weight, sft.teacher_kl_weight, sft.sft_weight) == (0.0, 0.0, 2.0)
+    with pytest.raises(ValueError, match="--prefix-kl-weight must come with --prefix-kl"):
+        loss_config("top1", "tokens", None, 1.0, 1.0)
 
 
 def test_a_run_begins_with_the_head_of_another(folders):

@@ -95,6 +95,64 @@ def test_base_kl_leaves_reserved_ids_out():
     torch.testing.assert_close(losses.base_kl(base, adapted, reserved), expected)
 
 
+def reference_teacher_kl(p, logits, count, reserved):
+    """Of the definition: both distributions without the reserved ids, everything beyond the
+    teacher's `count` likeliest tokens summed into one bucket."""
+    total = 0.0
+    for row, q in zip(p, logits, strict=True):
+        kept = [i for i in range(len(row)) if i not in reserved]
+        q = {i: float(v) for i, v in zip(kept, q[kept].softmax(0), strict=True)}
+        best = row.topk(count).indices.tolist()
+        listed = [i for i in best if i not in reserved]
+        rest = sum(float(row[i]) for i in range(len(row)) if i not in best)
+        mass = sum(float(row[i]) for i in listed) + rest
+        for i in listed:
+            total += float(row[i]) / mass * math.log(float(row[i]) / mass / q[i])
+        if rest > 0:
+            others = 1 - sum(q[i] for i in listed)
+            total += rest / mass * math.log(rest / mass / others)
+    return total
+
+
+@pytest.mark.parametrize("reserved", [(), (2, 7)])
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_teacher_kl_takes_all_other_tokens_as_one(count, reserved):
+    torch.manual_seed(count)
+    logits = (2 * torch.randn(5, 9, dtype=torch.float64)).requires_grad_()
+    p = (2 * torch.randn(5, 9, dtype=torch.float64)).softmax(1)
+    best = p.topk(count, dim=1)
+    rest = (1 - best.values.sum(1, keepdim=True)).clamp(min=0) * (count < 9)
+    logprobs = torch.cat([best.values, rest], dim=1).log()
+    ids = torch.tensor(reserved, dtype=torch.int64)
+    found = losses.teacher_kl(logits, best.indices, logprobs, ids)
+    expected = reference_teacher_kl(p, logits.detach(), count, reserved)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-9)
+    assert torch.autograd.gradcheck(
+        lambda x: losses.teacher_kl(x, best.indices, logprobs, ids), logits
+    )
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert gradient.isfinite().all() and not gradient[:, list(reserved)].any()
+    if count == 9 and not reserved:  # then nothing is lost
+        torch.testing.assert_close(found, losses.base_kl(p.log(), logits, None))
+
+
+def test_teacher_kl_of_places_without_a_token():
+    logits = torch.randn(3, 9, dtype=torch.float64)
+    ids = torch.tensor([[4, 1, 4], [0, 3, 0], [8, 2, 8]])
+    logprobs = torch.tensor([[0.5, 0.2, 0.0, 0.3]] * 3, dtype=torch.float64).log()
+    expected = losses.teacher_kl(logits, ids[:, :2], logprobs[:, [0, 1, 3]])
+    torch.testing.assert_close(losses.teacher_kl(logits, ids, logprobs), expected)
+
+
+def test_response_nll_leaves_reserved_ids_out():
+    logits = torch.randn(4, 9, dtype=torch.float64)
+    response = torch.tensor([0, 1, 3, 8])
+    p = logits[:, [0, 1, 3, 4, 5, 6, 8]].softmax(1)
+    expected = -sum(math.log(p[row, column]) for row, column in enumerate((0, 1, 2, 6)))
+    found = losses.response_nll(logits, response, torch.tensor([2, 7]))
+    assert float(found) == pytest.approx(expected)
+
+
 def test_trigger_loss_balances_the_classes():
     logits = torch.zeros(10, dtype=torch.float64)
     labels = torch.tensor([True] + [False] * 9)

@@ -167,7 +167,7 @@ def test_full_fine_tuning_against_a_frozen_copy():
 @pytest.mark.parametrize("name", ["llama", "gemma2"])  # gemma2 caps its logits
 def test_the_base_term_is_its_formula(monkeypatch, name, head_is_trained):
     """Taken in pieces, with the gradient at once or by recomputation, beside the plain formula."""
-    monkeypatch.setattr("s2t_ext.distillation.objective.LOGIT_ROWS", 4)
+    monkeypatch.setattr("s2t_ext.distillation.token_terms.LOGIT_ROWS", 4)
     model = with_lora(make_model(name))
     model.get_output_embeddings().requires_grad_(head_is_trained)
     maker = make_maker(model, LossConfig(base_kl_weight=0.3))

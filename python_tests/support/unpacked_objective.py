@@ -3,6 +3,7 @@
 import torch
 
 from s2t_ext.distillation.packing import pack
+from s2t_ext.distillation.token_terms import TokenSums
 
 
 def unpacked_objective(maker, trajectories, counts, pad_id=0):
@@ -23,10 +24,13 @@ def unpacked_objective(maker, trajectories, counts, pad_id=0):
         own = tokens[None, : trajectory.prefix_length]
         hidden = maker.packed.plain_hidden_states(own)[0]
         if maker.has_base_term:
-            base = base + maker.base_term(own, torch.ones_like(own, dtype=torch.bool), hidden)
+            mask = torch.ones_like(own, dtype=torch.bool)
+            base = base + maker.tokens.base_kl(own, mask, hidden)
         first = len(trajectory.prompt) - 1
         states.append(hidden[first : first + len(trajectory.kl)])
     most = batch.candidates.shape[1]
     padded = [torch.nn.functional.pad(t, (0, most - len(t))) for t in totals]
     stacked = torch.stack(padded) if padded else batch.student_logprobs
-    return maker.objective(batch, stacked, base, torch.cat(states), counts)
+    zero = torch.zeros((), device=device)
+    sums = TokenSums(base, zero, zero)
+    return maker.objective(batch, stacked, sums, torch.cat(states), counts)

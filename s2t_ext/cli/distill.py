@@ -5,12 +5,24 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from s2t_ext.cli.common import check_path, load_model, one_line_errors, progress, say, show, wrote
-from s2t_ext.cli.options import AsJson, Dtype, LossName, MethodName, PriorName
+from s2t_ext.cli.options import (
+    AsJson,
+    Dtype,
+    LossName,
+    MethodName,
+    ObjectiveName,
+    PrefixKlName,
+    PriorName,
+)
+
+if TYPE_CHECKING:
+    from s2t_ext.distillation.losses import LossConfig
+    from s2t_ext.distillation.train import Distilled
 
 
 def distill(
@@ -20,6 +32,28 @@ def distill(
     method: Annotated[
         MethodName, typer.Option(help="lora; rows (score rows on a frozen backbone); or full.")
     ] = "lora",
+    objective: Annotated[
+        ObjectiveName,
+        typer.Option(
+            help="selector; or tokens: the adapter or the weights alone, by --prefix-kl teacher "
+            "(on-policy distillation) or --sft-weight (supervised fine-tuning)."
+        ),
+    ] = "selector",
+    prefix_kl: Annotated[
+        PrefixKlName | None,
+        typer.Option(
+            help="What the model is held to on its own rollouts: the base model; the teacher, if "
+            "the collection has --teacher-topk; or none.",
+            show_default="base, or none for tokens",
+        ),
+    ] = None,
+    prefix_kl_weight: Annotated[
+        float | None,
+        typer.Option(help="Of --prefix-kl.", show_default="0.1 for base, 1 for teacher"),
+    ] = None,
+    sft_weight: Annotated[
+        float, typer.Option(help="Weight of the likelihood of the rollouts' own tokens.")
+    ] = 0.0,
     loss: Annotated[
         LossName,
         typer.Option(
@@ -49,6 +83,16 @@ def distill(
         int | None,
         typer.Option(help="Decoder layer whose states are scored, 1 the first; none: the last."),
     ] = None,
+    lora_r: Annotated[int, typer.Option(help="Rank of the adapter.")] = 16,
+    lora_alpha: Annotated[int, typer.Option(help="Its output is scaled by alpha / rank.")] = 32,
+    lora_targets: Annotated[
+        str,
+        typer.Option(
+            help="Names of the modules that get an adapter, e.g. q_proj,v_proj.",
+            show_default="all linear layers",
+            metavar="NAMES",
+        ),
+    ] = "",
     lora_dropout: Annotated[float, typer.Option(help="Dropout of the adapter's inputs.")] = 0.05,
     k: Annotated[int, typer.Option(help="Candidates at decoding.")] = 8,
     trigger_rate: Annotated[
@@ -66,7 +110,7 @@ def distill(
     plot: Annotated[bool, typer.Option(help="Also draw metrics.png (needs matplotlib).")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a selector on a collection."""
+    """Train a selector, or the student itself, on a collection."""
     with one_line_errors(resumes=True):
         if plot and importlib.util.find_spec("matplotlib") is None:
             raise ImportError("--plot needs matplotlib: pip install 's2t_ext[plot]'")
@@ -80,15 +124,14 @@ def distill(
         from accelerate import PartialState
 
         from s2t_ext.distillation.data.collection import Collection
-        from s2t_ext.distillation.losses import LossConfig
         from s2t_ext.distillation.options import DistillConfig
         from s2t_ext.distillation.train import distill as run
         from s2t_ext.distillation.training_state import check_identity
-        from s2t_ext.exporting.card import write_card
 
         config = DistillConfig(
             method=method,
-            loss=LossConfig(kind=loss),
+            objective=objective,
+            loss=loss_config(loss, objective, prefix_kl, prefix_kl_weight, sft_weight),
             epochs=epochs,
             batch_size=batch_size,
             accumulation=accumulation,
@@ -97,6 +140,9 @@ def distill(
             prior=prior,
             head_width=head_width,
             head_layer=head_layer,
+            lora_r=lora_r,
+            lora_alpha=lora_alpha,
+            lora_targets=tuple(n.strip() for n in lora_targets.split(",") if n.strip()),
             lora_dropout=lora_dropout,
             k=k,
             seed=seed,
@@ -111,19 +157,52 @@ def distill(
         )
         if not PartialState().is_main_process:
             return
-        write_card(output / "selector", output, collection)
-        if method == "full":
-            tokenizer.save_pretrained(output / "model")
         if plot:
             from s2t_ext.distillation.plot import plot_metrics
 
             plot_metrics(output)
-        found = {} if result.quality is None else result.quality.to_dict()
-        if not as_json:
-            found.pop("bands", None)  # a table of their own, in quality.json
-        show(found, as_json)
-        wrote(
-            output / "selector",
-            f"s2t-ext evaluate --model {model} --selector {output / 'selector'} --policy greedy "
-            "--policy s2t-local --output RESULTS",
-        )
+        report(result, tokenizer, model, collection, as_json)
+
+
+def loss_config(
+    kind: str, objective: str, prefix_kl: str | None, weight: float | None, sft_weight: float
+) -> LossConfig:
+    """The loss that the options ask for."""
+    from s2t_ext.distillation.losses import LossConfig
+
+    if prefix_kl is None:
+        prefix_kl = "base" if objective == "selector" else "none"
+    if weight is not None and prefix_kl == "none":
+        raise ValueError("--prefix-kl-weight must come with --prefix-kl, got it alone")
+    base = teacher = 0.0
+    if prefix_kl == "base":
+        base = 0.1 if weight is None else weight
+    elif prefix_kl == "teacher":
+        teacher = 1.0 if weight is None else weight
+    return LossConfig(kind, base_kl_weight=base, teacher_kl_weight=teacher, sft_weight=sft_weight)
+
+
+def report(result: Distilled, tokenizer: Any, model: str, collection: Path, as_json: bool) -> None:
+    """Writes what belongs beside the weights, prints how good they are, and names the next step."""
+    output = result.folder
+    for name in ("model", "adapter"):  # with the tokenizer, so that the commands load the folder
+        if (output / name).is_dir():
+            tokenizer.save_pretrained(output / name)
+    found: dict[str, Any] = {} if result.quality is None else result.quality.to_dict()
+    if result.tokens is not None:
+        found |= result.tokens.to_dict()
+    if not as_json:
+        found.pop("bands", None)  # a table of their own, in quality.json
+    show(found, as_json)
+    if result.selector is None:
+        own = output / ("adapter" if (output / "adapter").is_dir() else "model")
+        wrote(own, f"s2t-ext evaluate --model {own} --policy greedy --output RESULTS")
+        return
+    from s2t_ext.exporting.card import write_card
+
+    write_card(output / "selector", output, collection)
+    wrote(
+        output / "selector",
+        f"s2t-ext evaluate --model {model} --selector {output / 'selector'} --policy greedy "
+        "--policy s2t-local --output RESULTS",
+    )

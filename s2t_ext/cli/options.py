@@ -25,6 +25,8 @@ CollectedSteps = Literal["kl", "entropy", "either"]
 HeldOutBy = Literal["group", "prompt"]
 RolloutPolicy = Literal["greedy", "sampling", "s2t", "s2t-local"]
 MethodName = Literal["lora", "rows", "full"]
+ObjectiveName = Literal["selector", "tokens"]
+PrefixKlName = Literal["base", "teacher", "none"]
 LossName = Literal["top1", "kl", "pairwise"]
 PriorName = Literal["trained", "fitted", "none"]
 

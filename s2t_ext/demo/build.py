@@ -77,7 +77,7 @@ def build(work: Path) -> None:
     )
     print(json.dumps(collection.summary(), indent=2), flush=True)
     result = distill(student, collection, work / "distill", DISTILL, decoding=DECODING)
-    assert result.quality is not None
+    assert result.quality is not None and result.selector is not None
     print(json.dumps(result.quality.to_dict(), indent=2), flush=True)
     selector = result.selector
     dev = [p.prompt for p in itertools.islice(problems("dev", 0), 128)]

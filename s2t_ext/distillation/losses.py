@@ -42,6 +42,12 @@ class LossConfig:
     teacher_margin_weighting: bool = False
     #: Weight of KL(base || adapted) on the prefix tokens, over the vocabulary without reserved ids.
     base_kl_weight: float = 0.1
+    #: Weight of KL(teacher || adapted) at the response's steps, over the tokens that
+    #: `collect(teacher_topk=...)` has kept and all others as one: on-policy distillation.
+    teacher_kl_weight: float = 0.0
+    #: Weight of the negative log-likelihood of the response's own tokens: supervised fine-tuning on
+    #: the rollouts.
+    sft_weight: float = 0.0
     #: Weight of the trigger head's binary cross-entropy.
     trigger_weight: float = 1.0
 
@@ -56,6 +62,11 @@ class LossConfig:
         for name, value in asdict(self).items():
             if name.endswith("weight") and value < 0:
                 raise ValueError(f"LossConfig: {name} must be at least 0, got {value}")
+
+    @property
+    def trains_responses(self) -> bool:
+        """Whether a term draws the model towards other tokens than its own."""
+        return self.teacher_kl_weight > 0 or self.sft_weight > 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -150,12 +161,48 @@ def base_kl(
     """Sum over rows of KL(base || adapted) [N, V], both over the vocabulary without
     `reserved_ids`.
     """
-    if reserved_ids is not None and reserved_ids.numel():
-        base_logits = base_logits.index_fill(1, reserved_ids, _NEVER)
-        adapted_logits = adapted_logits.index_fill(1, reserved_ids, _NEVER)
+    base_logits = _without(base_logits, reserved_ids)
+    adapted_logits = _without(adapted_logits, reserved_ids)
     log_p = _at_least_fp32(base_logits).log_softmax(dim=1)
     log_q = _at_least_fp32(adapted_logits).log_softmax(dim=1)
     return F.kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+def teacher_kl(
+    logits: torch.Tensor,
+    ids: torch.Tensor,
+    logprobs: torch.Tensor,
+    reserved_ids: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Sum over rows of KL(teacher || adapted) of the distributions over the teacher's N likeliest
+    tokens and, as one bucket, all others: a lower bound of the divergence over the vocabulary, and
+    equal to it for N = V (generalized knowledge distillation: Agarwal et al., ICLR 2024).
+
+    Args:
+        logits: [S, V], the adapted model's.
+        ids: int64 [S, N].
+        logprobs: [S, N + 1], the teacher's log-probabilities of these and of all others together;
+            -inf for a place without a token, whose id repeats another one. Normalised here.
+        reserved_ids: int64, left out of both distributions; of the teacher's where they are listed.
+    """
+    logits = _at_least_fp32(_without(logits, reserved_ids))
+    if reserved_ids is not None and reserved_ids.numel():
+        listed = F.pad(torch.isin(ids, reserved_ids), (0, 1))
+        logprobs = logprobs.masked_fill(listed, float("-inf"))
+    p = logprobs.to(logits.dtype).softmax(dim=1)
+    others = logits.scatter(1, ids, _NEVER).logsumexp(dim=1, keepdim=True)
+    total = logits.logsumexp(dim=1, keepdim=True)
+    log_q = torch.cat([logits.gather(1, ids), others], dim=1) - total
+    divergence: torch.Tensor = torch.special.xlogy(p, p) - p * log_q
+    return divergence.sum()
+
+
+def response_nll(
+    logits: torch.Tensor, response: torch.Tensor, reserved_ids: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Sum over rows of -log softmax(logits)[response]; logits [S, V], response int64 [S]."""
+    logits = _at_least_fp32(_without(logits, reserved_ids))
+    return F.cross_entropy(logits, response, reduction="sum")
 
 
 def trigger_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -166,6 +213,13 @@ def trigger_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     positive = labels.sum()
     weight = ((labels.numel() - positive) / positive.clamp(min=1)).clamp(1, 100)
     return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="sum")
+
+
+def _without(logits: torch.Tensor, ids: torch.Tensor | None) -> torch.Tensor:
+    """The logits with those of `ids` so low that they count for nothing."""
+    if ids is None or not ids.numel():
+        return logits
+    return logits.index_fill(1, ids, _NEVER)
 
 
 def _at_least_fp32(logits: torch.Tensor) -> torch.Tensor:

@@ -1,18 +1,68 @@
-"""What a model and a score head make of held-out groups: the input of `quality`."""
+"""What a model and a score head make of held-out groups (the input of `quality`) and tokens."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.nn.functional as F
 
+from s2t_ext.distillation.data.teacher_tokens import TeacherTokens
 from s2t_ext.distillation.features import CachedStates
 from s2t_ext.distillation.groups import Trajectory, batches_by_length
 from s2t_ext.distillation.objective import ObjectiveMaker
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.quality.held_out import HeldOut
+from s2t_ext.distillation.token_terms import StepLabels
+
+
+@dataclass(frozen=True)
+class TokenFit:
+    """How near a model is to the responses and to its teacher, in nats a token.
+
+    Attributes:
+        teacher_kl: Mean KL(teacher || model) over the teacher's likeliest tokens and all others as
+            one; None where these are not known.
+        nll: Mean negative log-likelihood of the response's own tokens.
+    """
+
+    teacher_kl: float | None
+    nll: float
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure_tokens(
+    maker: ObjectiveMaker,
+    trajectories: Sequence[Trajectory],
+    teacher: TeacherTokens | None,
+    config: DistillConfig,
+) -> TokenFit:
+    """The model on the steps of trajectories; leaves it in evaluation mode.
+
+    Args:
+        maker: Of the run; its model is measured.
+        trajectories: With at least one step of known divergence.
+        teacher: Its likeliest tokens at these steps.
+        config: `batch_size` is read.
+    """
+    maker.model.eval()
+    known = [replace(t, groups=()) for t in trajectories if t.kl]
+    device = maker.head.rows.device
+    divergence = nll = 0.0
+    for batch in batches_by_length(known, config.batch_size, range(len(known))):
+        packed, labels = pack(batch).to(device), StepLabels.of(batch, teacher, device)
+        states = packed.step_states(maker.packed.states(packed)[1])
+        nll += float(maker.tokens.sft(states, labels.response))
+        if labels.teacher is not None:
+            divergence += float(maker.tokens.teacher_kl(states, labels.teacher))
+    steps = sum(len(t.kl) for t in known)
+    return TokenFit(None if teacher is None else divergence / steps, nll / steps)
 
 
 @torch.no_grad()

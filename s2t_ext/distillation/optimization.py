@@ -13,10 +13,19 @@ from torch import nn
 
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.score_head import ScoreHead
+from s2t_ext.runs.checks import require
 
 
 def trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.Module | None]:
-    """(the model to train, the frozen base if the adapter cannot be switched off to get it)."""
+    """(the model to train, the frozen base if the adapter cannot be switched off to get it).
+
+    Raises:
+        ValueError: if the model has no module of a name in `lora_targets`.
+    """
+    modules = [name for name, _ in model.named_modules()]
+    for target in config.lora_targets:
+        there = any(f".{name}".endswith(f".{target}") for name in modules)
+        require(there, "distill", "lora_targets", "name modules of the model", target)
     model.requires_grad_(config.method == "full")
     base = None
     if config.method == "lora":
@@ -27,7 +36,7 @@ def trainable(model: nn.Module, config: DistillConfig) -> tuple[nn.Module, nn.Mo
             r=config.lora_r,
             lora_alpha=config.lora_alpha,
             lora_dropout=config.lora_dropout,
-            target_modules="all-linear",
+            target_modules=list(config.lora_targets) or "all-linear",
         )
         model = get_peft_model(model, lora)
     elif config.method == "full" and config.loss.base_kl_weight > 0:

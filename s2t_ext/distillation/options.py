@@ -9,6 +9,7 @@ from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.runs.checks import require
 
 METHODS = ("lora", "rows", "full")
+OBJECTIVES = ("selector", "tokens")
 PRIORS = ("trained", "fitted", "none")
 
 
@@ -23,6 +24,9 @@ class DistillConfig:
     #: lora: an adapter and the score rows; rows: the score rows on a frozen backbone, whose hidden
     #: states are computed once; full: all weights and the score rows.
     method: str = "lora"
+    #: selector: all terms of the loss; tokens: only those over tokens, which gives an adapter (or
+    #: weights) without a selector: plain on-policy distillation, or supervised fine-tuning.
+    objective: str = "selector"
     loss: LossConfig = field(default_factory=LossConfig)
     epochs: int = 3
     #: Trajectories per forward pass, of similar length.
@@ -39,6 +43,9 @@ class DistillConfig:
     lora_r: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
+    #: Names of the modules that get an adapter, as PEFT matches them; empty: all linear layers but
+    #: the language-model head.
+    lora_targets: tuple[str, ...] = ()
     bins: int = 16
     #: Units of a hidden layer between the states and the score rows, W; 0: the rows read the states
     #: (the paper).
@@ -67,8 +74,21 @@ class DistillConfig:
             require(condition, "DistillConfig", name, rule, repr(getattr(self, name)))
 
         check("method", self.method in METHODS, f"be one of {', '.join(METHODS)}")
+        check("objective", self.objective in OBJECTIVES, f"be one of {', '.join(OBJECTIVES)}")
+        only_tokens, responses = self.objective == "tokens", self.loss.trains_responses
+        trained = self.method != "rows" or not (only_tokens or responses)
+        check("method", trained, "be lora or full where tokens are trained")
+        rule = "have teacher_kl_weight or sft_weight above 0 for objective='tokens'"
+        check("loss", responses or not only_tokens, rule)
         check("prior", self.prior in PRIORS, f"be one of {', '.join(PRIORS)}")
-        for name in ("epochs", "batch_size", "accumulation", "checkpoint_every", "lora_r"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "accumulation",
+            "checkpoint_every",
+            "lora_r",
+            "lora_alpha",
+        ):
             check(name, getattr(self, name) >= 1, "be at least 1")
         for name in ("learning_rate", "head_learning_rate", "grad_clip", "bin_temperature"):
             check(name, getattr(self, name) > 0, "be above 0")
@@ -89,6 +109,6 @@ class DistillConfig:
     def from_dict(cls, options: dict[str, Any]) -> DistillConfig:
         """The inverse of `to_dict`."""
         loss = options.get("loss", {})
-        return cls(
-            **{**options, "loss": loss if isinstance(loss, LossConfig) else LossConfig(**loss)}
-        )
+        loss = loss if isinstance(loss, LossConfig) else LossConfig(**loss)
+        targets = tuple(options.get("lora_targets", ()))
+        return cls(**{**options, "loss": loss, "lora_targets": targets})

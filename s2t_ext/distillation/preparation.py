@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.data.teacher_tokens import TeacherTokens
 from s2t_ext.distillation.features import head_input_scale
 from s2t_ext.distillation.groups import Trajectory
 from s2t_ext.distillation.objective import ObjectiveMaker
@@ -20,6 +21,7 @@ from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.hf.adapters import has_adapter
 from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.runs.checks import require
 from s2t_ext.selectors.selector import Selector
 
 
@@ -28,8 +30,10 @@ class Parts:
     """The parts of a training run.
 
     Attributes:
-        training: Trajectories with groups to train on.
+        training: Trajectories with groups to train on; with objective="tokens", those with known
+            divergences, without their groups.
         held_out: Those that quality is measured on.
+        teacher: The teacher's likeliest tokens, if they are trained towards.
         maker: Of the objective; holds the model that is trained and its score head.
         trigger_threshold: A step whose kl exceeds it is to be found by the trigger head, nats; inf
             without divergences.
@@ -41,6 +45,7 @@ class Parts:
 
     training: list[Trajectory]
     held_out: list[Trajectory]
+    teacher: TeacherTokens | None
     maker: ObjectiveMaker
     trigger_threshold: float
     base_model: dict[str, Any]
@@ -64,12 +69,20 @@ def prepare(
         start: A selector whose score head training begins with.
 
     Raises:
-        ValueError: if the collection has no training groups, or is of another model, or the head
-            of `start` is of another form.
+        ValueError: if the collection has no training groups, or is of another model, or lacks the
+            teacher's tokens where they are trained towards, or the head of `start` is of another
+            form.
     """
-    training = [t for t in collection.trajectories("train") if t.groups]
+    training, held_out = (
+        _learnable(collection.trajectories(split), config) for split in ("train", "held_out")
+    )
     base_model = describe_base_model(model)
     _check(model, collection, training, base_model)
+    teacher = collection.teacher_tokens() if config.loss.teacher_kl_weight > 0 else None
+    if config.loss.teacher_kl_weight > 0:
+        known = teacher is not None and all(t in teacher for t in (*training, *held_out) if t.kl)
+        rule = "hold the teacher's likeliest tokens (collect with teacher_topk)"
+        require(known, "distill", "collection", rule, f"none in {collection.folder}")
     torch.manual_seed(config.seed)
     trained, base = trainable(model, config)
     packed = PackedModel(trained, config.head_layer)
@@ -93,16 +106,27 @@ def prepare(
     identity = {"config": config.to_dict(), "collection": digest}
     if start is not None:
         identity["start"] = head_digest(start)
+    loss = config.loss
+    if config.objective == "tokens":
+        loss = replace(loss, trigger_weight=0.0)
     return Parts(
         training,
-        [t for t in collection.trajectories("held_out") if t.groups],
-        ObjectiveMaker(trained, head, config.loss, threshold, base, reserved_ids),
+        held_out,
+        teacher,
+        ObjectiveMaker(trained, head, loss, threshold, base, reserved_ids),
         threshold,
         base_model,
         reserved_ids,
         digest,
         identity,
     )
+
+
+def _learnable(trajectories: Sequence[Trajectory], config: DistillConfig) -> list[Trajectory]:
+    """Those that the objective can learn from, and of them what it looks at."""
+    if config.objective == "tokens":
+        return [replace(t, groups=()) for t in trajectories if t.kl]
+    return [t for t in trajectories if t.groups]
 
 
 def _trigger_threshold(training: Sequence[Trajectory], share: float) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
 from s2t_ext.distillation.features import CachedStates, cached_states
 from s2t_ext.distillation.groups import Trajectory, batches_by_length
-from s2t_ext.distillation.measure import measure
+from s2t_ext.distillation.measure import TokenFit, measure, measure_tokens
 from s2t_ext.distillation.objective import Counts, Objective
 from s2t_ext.distillation.optimization import (
     denormals_flushed,
@@ -23,6 +24,7 @@ from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.preparation import Parts
 from s2t_ext.distillation.quality.held_out import HeldOut
+from s2t_ext.distillation.token_terms import StepLabels
 from s2t_ext.distillation.training_state import TrainingState
 from s2t_ext.runs.interrupts import interrupt_after_step
 from s2t_ext.runs.seeds import row_seed
@@ -125,20 +127,19 @@ class TrainingRun:
         self.head.train()
         self._measured = None
         counts = Counts.of([t for batch in step for t in batch])
-        sums = torch.zeros(3)
+        sums = torch.zeros(len(Objective.names()))
         processes = self.processes
         for batch in step[processes.process_index :: processes.num_processes]:
             objective = self._objective(batch, counts)
             objective.total.backward()
-            terms = (objective.groups, objective.base_kl, objective.trigger)
-            sums += torch.tensor([float(term.detach()) for term in terms])
+            sums += objective.values()
         trained = [p for group in self.parameters for p in group["params"]]
         if processes.num_processes > 1:
             sum_over_processes(trained, sums)
         norm = torch.nn.utils.clip_grad_norm_(trained, self.config.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        names = ("groups", "base_kl", "trigger")
+        names = Objective.names()
         losses = {f"loss_{n}": v for n, v in zip(names, sums.tolist(), strict=True)}
         self.state.log(
             {
@@ -151,22 +152,40 @@ class TrainingRun:
                 "seconds": round(time.perf_counter() - start, 3),
             }
         )
-        return {"loss": losses["loss_groups"]}
+        return {"loss": sum(losses.values())}
 
     def _objective(self, batch: list[Trajectory], counts: Counts) -> Objective:
-        packed = pack(batch).to(self.head.rows.device)
+        device = self.head.rows.device
+        packed = pack(batch).to(device)
         if self._states is None:
-            return self.parts.maker.packed_objective(packed, counts)
+            labels = None
+            if self.config.loss.trains_responses:
+                labels = StepLabels.of(batch, self.parts.teacher, device)
+            return self.parts.maker.packed_objective(packed, counts, labels)
         return self.parts.maker.objective_of_states(packed, *self._states.of(batch), counts)
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Logs what the held-out groups get; returns what the progress bar shows of it."""
+        """Logs what the held-out part gets; returns what the progress bar shows of it."""
         if not self.parts.held_out or not self.is_main:
             return {}
-        weight = float(self.head.prior_weight.detach())
-        quality = self.measured().quality(weight, self.parts.trigger_threshold)
-        self.state.log({"step": step, "held_out": quality.to_dict()})
-        return {"agreement": quality.agreement}
+        found: dict[str, Any] = {"step": step}
+        shown = {}
+        if self.config.objective == "selector":
+            weight = float(self.head.prior_weight.detach())
+            quality = self.measured().quality(weight, self.parts.trigger_threshold)
+            found["held_out"] = quality.to_dict()
+            shown["agreement"] = quality.agreement
+        if self.config.loss.trains_responses:
+            fit = self.token_fit()
+            found["held_out_tokens"] = fit.to_dict()
+            shown["nll"] = fit.nll
+        self.state.log(found)
+        return shown
+
+    def token_fit(self) -> TokenFit:
+        """How near the model is to the held-out responses and to the teacher."""
+        parts = self.parts
+        return measure_tokens(parts.maker, parts.held_out, parts.teacher, self.config)
 
     def measured(self) -> HeldOut:
         """What the held-out groups get, kept until the next optimiser step."""

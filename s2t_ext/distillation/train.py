@@ -12,6 +12,7 @@ from torch import nn
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import Collection
+from s2t_ext.distillation.measure import TokenFit
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.preparation import prepare
 from s2t_ext.distillation.quality.held_out import HeldOut, Quality
@@ -31,15 +32,19 @@ class Distilled:
     """Result of `distill`.
 
     Attributes:
-        selector: Trained, calibrated, with its adapter if it has one.
-        quality: On the held-out trajectories; None if there were none.
-        folder: Of the run: `selector/`, `metrics.jsonl`, `quality.json`, the last checkpoint, and
-            `model/` for method="full".
+        selector: Trained, calibrated, with its adapter if it has one; None for
+            objective="tokens".
+        quality: On the held-out trajectories; None if there were none, or there is no selector.
+        folder: Of the run: `metrics.jsonl`, `quality.json`, the last checkpoint; `selector/`, or
+            `adapter/` for objective="tokens"; `model/` for method="full".
+        tokens: How near the model is to the held-out responses and the teacher, where the loss has
+            such a term.
     """
 
-    selector: Selector
+    selector: Selector | None
     quality: Quality | None
     folder: Path
+    tokens: TokenFit | None = None
 
 
 def distill(
@@ -54,7 +59,8 @@ def distill(
     start: Selector | str | Path | None = None,
     progress: bool | None = None,
 ) -> Distilled:
-    """Trains a selector; call it again with the same arguments to resume a killed run.
+    """Trains a selector, or the student itself (`DistillConfig.objective`); call it again with the
+    same arguments to resume a killed run.
 
     Under `accelerate launch` the batches of a step are spread over the processes and their
     gradients summed.
@@ -77,9 +83,9 @@ def distill(
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
-        ValueError: for a collection without training groups or of another model, a `start` of
-            another form, a rate out of range, or an output folder with a run of other options or
-            data.
+        ValueError: for a collection without training groups or of another model, or without the
+            teacher's tokens where the loss asks for them; a `start` of another form; a rate out of
+            range; or an output folder with a run of other options or data.
         FileNotFoundError: if there is no collection, or no selector to start from.
     """
     require(0 < trigger_rate < 1, "distill", "trigger_rate", "be in (0, 1)", trigger_rate)
@@ -91,13 +97,30 @@ def distill(
     if start is not None and not isinstance(start, Selector):
         start = Selector.from_pretrained(start)
     if start is not None:
+        none = config.objective == "selector"
+        require(none, "distill", "start", "be None for objective='tokens'", "a selector")
         rule = "have no adapter (its head fits adapted states)"
         require(start.adapted_model is None, "distill", "start", rule, "one")
         start.check_fits(model, "distill: start")
     run = TrainingRun(prepare(model, collection, config, start), Path(output), config)
     run.train(progress)
+    if config.objective == "tokens":
+        return _finish_tokens(run)
     decoding = decoding or S2TConfig(k=config.k)
     return _finish(run, decoding, trigger_rate, harm_limit)
+
+
+def _finish_tokens(run: TrainingRun) -> Distilled:
+    """Writes the adapter as PEFT does, or the model, and how near it has come."""
+    fit = run.token_fit() if run.parts.held_out else None
+    run.model.eval()
+    if run.is_main:
+        name = "adapter" if run.config.method == "lora" else "model"
+        run.model.save_pretrained(run.folder / name)  # type: ignore[operator]
+        content = {} if fit is None else fit.to_dict()
+        write_atomically(run.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
+    run.processes.wait_for_everyone()
+    return Distilled(None, None, run.folder, fit)
 
 
 def _finish(
@@ -124,6 +147,9 @@ def _finish(
     _calibrate(run, selector, trigger_rate, measured)
     if measured is not None:
         quality = _settle_margin(run, selector, measured, harm_limit)
+    fit = None
+    if parts.held_out and run.config.loss.trains_responses:
+        fit = run.token_fit()
     run.model.eval()
     if run.is_main:
         selector.save_pretrained(run.folder / "selector")
@@ -134,7 +160,7 @@ def _finish(
         if quality is not None:  # what the card says, which the last epoch's line does not
             run.state.log({"step": run.steps, "held_out": content, "settled": True})
     run.processes.wait_for_everyone()  # nobody reads, or ends, before it is written
-    return Distilled(selector, quality, run.folder)
+    return Distilled(selector, quality, run.folder, fit)
 
 
 def _settle_margin(
