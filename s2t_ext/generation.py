@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,20 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
+    StopStringCriteria,
 )
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.arguments import check_prompt_type, decoding_options
-from s2t_ext.decoding.caller_arguments import check_before_generate, prepared_arguments
+from s2t_ext.decoding.caller_arguments import admit
 from s2t_ext.decoding.decode_loop import decode
 from s2t_ext.decoding.options import DecodingOptions
 from s2t_ext.decoding.record import S2TGenerateOutput, StepEvent
 from s2t_ext.decoding.requirements import check_prompt
 from s2t_ext.hf.generate_internals import (
     BaseStreamer,
-    arguments_at_the_door,
     arguments_of_generate,
+    call_at_the_door,
 )
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.selectors.selector import Selector
@@ -51,14 +51,9 @@ class DecodingMethod:
         """transformers asks `isinstance(custom_generate, str)` before anything else, and then takes
         some arguments away from a callable without a word. This is where a word can be said.
         """
-        arguments = arguments_at_the_door(self)
-        check_before_generate(arguments)
-        if arguments.get("stop_strings") is not None:
-            raise ValueError(
-                "generate: stop_strings must be None for decoding_method(), since transformers "
-                "keeps its tokenizer (give stopping_criteria=[StopStringCriteria(tokenizer, "
-                f"strings)]), got {arguments['stop_strings']!r}"
-            )
+        call = call_at_the_door(self)
+        if call is not None:
+            admit(call, self.options)
         return DecodingMethod
 
     def __call__(
@@ -68,9 +63,12 @@ class DecodingMethod:
         logits_processor: LogitsProcessorList,
         stopping_criteria: StoppingCriteriaList,
         generation_config: GenerationConfig,
+        stop_string_criterion: StopStringCriteria | None = None,
         **model_kwargs: Any,
     ) -> S2TGenerateOutput | torch.Tensor:
-        """Called by transformers with everything prepared."""
+        """Called by transformers with everything prepared; `stop_string_criterion` by `admit`."""
+        if stop_string_criterion is not None:
+            stopping_criteria = StoppingCriteriaList([*stopping_criteria, stop_string_criterion])
         streamer, call = self.streamer, arguments_of_generate()
         if call.assistant_model is not None:
             raise ValueError(
@@ -105,9 +103,6 @@ def decoding_method(
 ) -> DecodingMethod:
     """Select-to-Think decoding for `model.generate(**inputs,
     custom_generate=decoding_method(...))`.
-
-    transformers keeps the tokenizer of such a call to itself: give stop strings as
-    `stopping_criteria=[StopStringCriteria(tokenizer, strings)]`.
 
     Args:
         s2t: Options, as in `generate`.
@@ -181,12 +176,15 @@ def generate(
         inputs = None
     if generation_config is not None:
         generate_kwargs["generation_config"] = generation_config
-    arguments = prepared_arguments(plain, method.options, generate_kwargs, tokenizer)
-    for prompt in (inputs, arguments.get("input_ids")):
+    if tokenizer is not None:
+        generate_kwargs["tokenizer"] = tokenizer
+    for prompt in (inputs, generate_kwargs.get("input_ids")):
         if prompt is not None and prompt.shape[0]:
-            check_prompt(prompt, arguments)
+            check_prompt(prompt, generate_kwargs)
     call: Any = model.generate
-    result: S2TGenerateOutput | torch.Tensor = call(inputs, custom_generate=method, **arguments)
+    result: S2TGenerateOutput | torch.Tensor = call(
+        inputs, custom_generate=method, **generate_kwargs
+    )
     return result
 
 
@@ -250,11 +248,8 @@ class PatchedGenerate:
         own = type(self.model).generate
         if kwargs.get("custom_generate") is not None:
             return own(self.model, *args, **kwargs)
-        tokenizer = kwargs.pop("tokenizer", None)
-        named = inspect.signature(own).bind_partial(self.model, *args).arguments
-        named.pop("self")
-        arguments = prepared_arguments(self.model, self.options, {**named, **kwargs}, tokenizer)
-        return own(self.model, custom_generate=DecodingMethod(self.options), **arguments)
+        kwargs["custom_generate"] = DecodingMethod(self.options)
+        return own(self.model, *args, **kwargs)
 
 
 def checked_model(model: nn.Module, where: str) -> PreTrainedModel:

@@ -80,7 +80,7 @@ def test_modes_of_generate(arguments, message, way):
         (
             dict(generation_config=GenerationConfig(cache_implementation="paged")),
             "generate: cache_implementation must not be 'paged' (continuous batching bypasses "
-            "custom decoding), got paged",
+            "custom decoding), got 'paged'",
         ),
     ],
 )

@@ -2,73 +2,60 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteriaList,
-    StopStringCriteria,
-)
+from transformers import PreTrainedTokenizerBase, StopStringCriteria
 
 from s2t_ext.decoding.options import DecodingOptions
+from s2t_ext.hf.generate_internals import CallAtTheDoor
 from s2t_ext.hf.identity import check_same_tokenizer
 
+#: The keyword by which `generate` hands over what became of `stop_strings`.
+STOP_CRITERION = "stop_string_criterion"
 
-def check_before_generate(generate_kwargs: dict[str, Any]) -> None:
-    """Raises ValueError for what `model.generate` would act on before it reaches a decoding
-    method.
+
+def admit(call: CallAtTheDoor, options: DecodingOptions) -> None:
+    """Checks a call of `generate`, and turns its stop strings into a criterion: transformers keeps
+    the tokenizer, which they need, from a callable.
+
+    Raises:
+        ValueError: for what `generate` would act on before it reaches a decoding method.
     """
-    if generate_kwargs.get("cache_implementation") == "paged":
+    if STOP_CRITERION in call.keywords:
+        return  # `generate` looks several times
+    _check(call)
+    tokenizer: PreTrainedTokenizerBase | None = call.keywords.get("tokenizer")
+    teachers = getattr(options.teacher, "tokenizer", None)
+    if tokenizer is not None and teachers is not None:
+        check_same_tokenizer(tokenizer, teachers)
+    strings = _given(call, "stop_strings")
+    if strings is None:
+        return
+    if tokenizer is None:
+        raise ValueError("generate: tokenizer must be given for stop_strings, got None")
+    call.keywords[STOP_CRITERION] = StopStringCriteria(tokenizer=tokenizer, stop_strings=strings)
+    call.keywords["stop_strings"] = None  # an argument overrides what the configurations say
+
+
+def _check(call: CallAtTheDoor) -> None:
+    if _given(call, "cache_implementation") == "paged":
         raise ValueError(
             "generate: cache_implementation must not be 'paged' (continuous batching bypasses "
             "custom decoding), got 'paged'"
         )
-    config = generate_kwargs.get("generation_config")
-    if generate_kwargs.get("token_healing") or getattr(config, "token_healing", False):
+    if _given(call, "token_healing"):
         raise ValueError(
             "generate: token_healing must be False (heal the prompt first: "
             "model.heal_tokens(input_ids, tokenizer)), got True"
         )
 
 
-def prepared_arguments(
-    model: PreTrainedModel,
-    options: DecodingOptions,
-    generate_kwargs: dict[str, Any],
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> dict[str, Any]:
-    """The arguments for `model.generate`: checked, and stop strings as a criterion."""
-    check_before_generate(generate_kwargs)
-    teachers = getattr(options.teacher, "tokenizer", None)
-    if tokenizer is not None and teachers is not None:
-        check_same_tokenizer(tokenizer, teachers)
-    return _with_stop_strings(generate_kwargs, model, tokenizer)
-
-
-def _with_stop_strings(
-    generate_kwargs: dict[str, Any],
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> dict[str, Any]:
-    """Turns `stop_strings` into a stopping criterion, since `generate` keeps the tokenizer from a
-    callable.
+def _given(call: CallAtTheDoor, name: str) -> Any:
+    """An option as `generate` will find it: its argument, the caller's configuration, the
+    model's.
     """
-    config = generate_kwargs.get("generation_config")
-    own = model.generation_config
-    strings = generate_kwargs.pop("stop_strings", None)
-    for source in (config, own):
-        strings = strings if strings is not None else getattr(source, "stop_strings", None)
-    if strings is None:
-        return generate_kwargs
-    if tokenizer is None:
-        raise ValueError("generate: tokenizer must be given for stop_strings, got None")
-    criteria = StoppingCriteriaList(generate_kwargs.pop("stopping_criteria", None) or [])
-    criteria.append(StopStringCriteria(tokenizer=tokenizer, stop_strings=strings))
-    if config is not None:
-        generate_kwargs["generation_config"] = config = copy.deepcopy(config)
-        config.stop_strings = None
-    if own.stop_strings is not None:
-        generate_kwargs["stop_strings"] = None  # only an argument overrides the model's own
-    return {**generate_kwargs, "stopping_criteria": criteria}
+    if name in call.keywords:
+        return call.keywords[name]
+    configs = (call.generation_config, call.model.generation_config)
+    values = (getattr(config, name, None) for config in configs)
+    return next((value for value in values if value is not None), None)

@@ -89,12 +89,6 @@ def check_generation(
             "would not see the candidates)",
             generation_config.guidance_scale,
         )
-    if generation_config.cache_implementation == "paged":
-        _refuse(
-            "cache_implementation must not be 'paged' (continuous batching bypasses custom "
-            "decoding)",
-            "paged",
-        )
 
 
 def check_options(config: S2TConfig, selector: Selector | None, teacher: object | None) -> None:

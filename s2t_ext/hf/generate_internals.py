@@ -25,11 +25,12 @@ from s2t_ext.hf.cache_argument import ALL_CACHE_NAMES
 __all__ = [
     "MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL",
     "BaseStreamer",
+    "CallAtTheDoor",
     "GenerateCall",
     "GenerateDecoderOnlyOutput",
     "GenerationMode",
-    "arguments_at_the_door",
     "arguments_of_generate",
+    "call_at_the_door",
     "check_release",
     "compile_options",
     "experts_for_decoding",
@@ -113,20 +114,33 @@ def arguments_of_generate() -> GenerateCall:
     )
 
 
-def arguments_at_the_door(method: Any) -> dict[str, Any]:
-    """The keywords of a `generate` call that is looking at the callable `method`, before it has
-    acted on any; empty outside of such a call.
+@dataclass(frozen=True)
+class CallAtTheDoor:
+    """A `generate` call that has not acted on any of its arguments.
+
+    Attributes:
+        model: Whose `generate` it is.
+        generation_config: The caller's, or None.
+        keywords: Those that `generate` does not name. What is written here it will act on, and hand
+            to a callable that names it.
     """
+
+    model: PreTrainedModel
+    generation_config: GenerationConfig | None
+    keywords: dict[str, Any]
+
+
+def call_at_the_door(method: Any) -> CallAtTheDoor | None:
+    """The `generate` call that is looking at the callable `method`; None outside of such a call."""
     frame = inspect.currentframe()
     caller = None if frame is None or frame.f_back is None else frame.f_back.f_back
     del frame  # a frame that names itself would keep its callers' models and caches alive
     if caller is None or caller.f_code.co_name != "generate":
-        return {}
+        return None
     found = caller.f_locals
-    if found.get("custom_generate") is not method or "self" not in found:
-        return {}
-    config = found.get("generation_config")
-    return {"generation_config": config, **found.get("kwargs", {})}
+    if found.get("custom_generate") is not method or "self" not in found or "kwargs" not in found:
+        return None
+    return CallAtTheDoor(found["self"], found.get("generation_config"), found["kwargs"])
 
 
 def _call_of(arguments: Mapping[str, Any]) -> GenerateCall:
