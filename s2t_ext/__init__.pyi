@@ -26,6 +26,7 @@ from .distillation.quality.held_out import Quality as Quality
 from .distillation.train import Distilled as Distilled
 from .distillation.train import distill as distill
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.frontier import frontier as frontier
 from .evaluation.grading import Grade as Grade
 from .evaluation.grading import Grader as Grader
 from .evaluation.policies import Policy as Policy

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
+from tqdm.auto import tqdm
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.record import DecodingRecord, S2TGenerateOutput
 from s2t_ext.generation import generate
 from s2t_ext.hf.prompts import chat_prompt, pad_prompts
 from s2t_ext.hf.unwrapping import unwrap_model
+from s2t_ext.triggers import TRIGGERS
 
 #: Decoding as the model does by itself.
 PLAIN = S2TConfig(trigger="never", proposer="base")
+#: Above every finite divergence, in float32.
+_LARGE = 3e38
 
 
 @dataclass(frozen=True)
@@ -97,3 +101,38 @@ def roll_out(
     masks = inputs["attention_mask"].bool()
     prompts = [ids[mask].tolist() for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
     return Rollouts(prompts, output.s2t, seconds)
+
+
+def trigger_statistics(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    config: S2TConfig,
+    *,
+    batch_size: int,
+    progress: bool | None = None,
+    **options: Any,
+) -> list[float]:
+    """The statistic of a trigger at every step of the model's own rollouts but those of the warmup.
+
+    Args:
+        model: The student, wrapped by PEFT or not.
+        tokenizer: Its tokenizer.
+        texts: What is answered.
+        config: Names the trigger, the warmup and the proposer; nothing is chosen.
+        batch_size: Rollouts at a time.
+        progress: Show a progress bar; None shows it on a terminal.
+        options: Of `roll_out`.
+    """
+    kind = TRIGGERS[config.trigger]
+    # A trigger that cannot fire does not ask its teacher.
+    never = _LARGE if kind.reads_teacher else kind.unreachable
+    config = replace(config, threshold=never)
+    hidden = None if progress is None else not progress
+    statistics: list[float] = []
+    for start in tqdm(range(0, len(texts), batch_size), desc="calibrate", disable=hidden):
+        some = texts[start : start + batch_size]
+        rollouts = roll_out(model, tokenizer, some, s2t=config, **options)
+        for row in rollouts.record.rows:
+            statistics += row.statistics[config.warmup_steps :]
+    return statistics

@@ -7,10 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from tqdm.auto import tqdm
 
 from s2t_ext.config import S2TConfig
-from s2t_ext.rollouts import roll_out
+from s2t_ext.rollouts import trigger_statistics
 from s2t_ext.selectors.parts import Calibration
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.selectors.thresholds import threshold_at_rate
@@ -67,22 +66,18 @@ def calibrate(
             f"calibrate: selector must have a trigger head for trigger={trigger!r}, got none"
         )
     base = (selector.decoding if selector is not None else None) or S2TConfig()
-    config = replace(base, trigger=trigger, threshold=TRIGGERS[trigger].unreachable, select="local")
-    statistics: list[float] = []
-    hidden = None if progress is None else not progress
-    for start in tqdm(range(0, len(prompts), batch_size), desc="calibrate", disable=hidden):
-        rollouts = roll_out(
-            model,
-            tokenizer,
-            prompts[start : start + batch_size],
-            max_new_tokens=max_new_tokens,
-            s2t=config,
-            use_chat_template=use_chat_template,
-            selector=selector,
-            **generate_kwargs,
-        )
-        for row in rollouts.record.rows:
-            statistics += row.statistics[config.warmup_steps :]
+    statistics = trigger_statistics(
+        model,
+        tokenizer,
+        prompts,
+        replace(base, trigger=trigger, threshold=None, select="local"),
+        batch_size=batch_size,
+        progress=progress,
+        max_new_tokens=max_new_tokens,
+        use_chat_template=use_chat_template,
+        selector=selector,
+        **generate_kwargs,
+    )
     calibration = threshold_at_rate(statistics, rate, trigger, prompts)
     if selector is not None:
         selector.calibrations[trigger] = calibration

@@ -18,6 +18,7 @@ from s2t_ext.cli.demo import demo
 from s2t_ext.cli.distill import distill
 from s2t_ext.cli.evaluate import evaluate
 from s2t_ext.cli.export import export
+from s2t_ext.cli.frontier import frontier
 from s2t_ext.cli.generate import generate
 from s2t_ext.cli.help import Command, Group
 from s2t_ext.cli.import_checkpoint import import_checkpoint
@@ -78,6 +79,7 @@ for command, panel in (
     (import_checkpoint, _MAKE),
     (import_groups, _MAKE),
     (evaluate, _MEASURE),
+    (frontier, _MEASURE),
 ):
     app.command(cls=Command, rich_help_panel=panel)(command)
 app.command("measure-sufficiency", cls=Command, rich_help_panel=_MEASURE)(sufficiency)

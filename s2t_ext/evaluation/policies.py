@@ -17,6 +17,7 @@ from s2t_ext.rollouts import PLAIN, Rollouts, roll_out
 from s2t_ext.runs.seeds import row_seed
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
+from s2t_ext.triggers import TRIGGERS
 
 #: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
 #: selectors or triggers can stand in one folder; the others are exact names.
@@ -117,7 +118,9 @@ def make_policy(
         select="local",
         proposer="base" if local[1] else config.proposer,
     )
-    return Policy(name, config, needs_selector=True)
+    return Policy(
+        name, config, needs_selector=True, needs_teacher=TRIGGERS[config.trigger].reads_teacher
+    )
 
 
 @dataclass
@@ -183,6 +186,18 @@ class PolicyRunner:
         self.seed = seed
         self.use_chat_template = use_chat_template
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether the student has one."""
+        return has_adapter(unwrap_model(self.model))
+
+    def choosers(self, policy: Policy) -> dict[str, Any]:
+        """The selector and the teacher that a policy asks while the student decodes."""
+        return {
+            "selector": self.selector if policy.needs_selector else None,
+            "teacher": self.teacher if policy.needs_teacher and not policy.by_teacher else None,
+        }
+
     def check(self, policy: Policy) -> None:
         """Raises ValueError if the policy cannot run with what there is."""
         if policy.needs_teacher and self.teacher is None:
@@ -193,8 +208,8 @@ class PolicyRunner:
             )
         if policy.needs_selector and self.selector is None:
             raise ValueError(f"evaluate: selector must be given for {policy.name}, got None")
-        is_pps = policy.needs_selector and policy.config.proposer == "base"
-        if is_pps and not has_adapter(unwrap_model(self.model)):
+        is_pps = policy.config.select == "local" and policy.config.proposer == "base"
+        if policy.needs_selector and is_pps and not self.has_adapter:
             raise ValueError(
                 f"evaluate: selector must have an adapter for {policy.name} (without one s2t-local "
                 "already lets the base model propose), got none"
@@ -230,8 +245,7 @@ class PolicyRunner:
             # A path's random numbers depend on its problem, not on its batch.
             seeds=[row_seed(self.seed, n, path) for n in numbers for path in range(policy.paths)],
             use_chat_template=self.use_chat_template,
-            selector=self.selector if policy.needs_selector else None,
-            teacher=self.teacher if policy.needs_teacher and not policy.by_teacher else None,
+            **self.choosers(policy),
             on_step=on_step,
         )
         return self._answers(policy, rollouts, len(prompts))

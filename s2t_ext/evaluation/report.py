@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from s2t_ext.runs.run_folder import RunFolder
-from s2t_ext.runs.statistics import compare, mcnemar_power, wilson
+from s2t_ext.runs.statistics import cluster_mean, cluster_sums, compare, mcnemar_power, wilson
 
 #: What is summed over problems, and given per problem.
 COSTS = (
@@ -23,7 +23,8 @@ def summarize(results: dict[str, list[dict[str, Any]]], *, seed: int = 0) -> dic
     """Summary of the results of policies; pairs are compared on the problems both have answered.
 
     Returns:
-        policies: name -> problems, correct, accuracy (Wilson interval), the mean of every cost per
+        policies: name -> problems, correct, accuracy (Wilson interval), cluster_accuracy (bootstrap
+        interval over templates), the mean of every cost per
         problem, trigger_rate and change_rate of the steps, truncated share of the paths, and
         `tasks`, the same per task. comparisons: for each pair of policies, wins, losses, ties,
         p_value of McNemar's exact test, the difference with a bootstrap interval, the same of the
@@ -59,11 +60,27 @@ def _entry(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "problems": count,
         "correct": correct,
         "accuracy": wilson(correct, count).to_dict(),
+        "cluster_accuracy": _cluster_accuracy(rows),
         **{name: sum(row[name] for row in rows) / count for name in COSTS},
         "trigger_rate": sum(row["triggers"] for row in rows) / max(1, steps),
         "change_rate": sum(row["changed"] for row in rows) / max(1, steps),
         "truncated": sum(row["truncated"] for row in rows) / max(1, paths),
     }
+
+
+def _cluster_accuracy(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The accuracy with a bootstrap interval over templates, and their number."""
+    right = [int(row["correct"]) for row in rows]
+    sums = cluster_sums(right, [row.get("group", "") for row in rows])
+    return {**cluster_mean(sums).to_dict(), "clusters": len(sums)}
+
+
+def interval_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy with its interval: over templates where problems share one, else Wilson's."""
+    whole: dict[str, Any] = entry["cluster_accuracy"]
+    shares = whole["clusters"] < entry["problems"]
+    found: dict[str, Any] = whole if shares else entry["accuracy"]
+    return found
 
 
 def markdown(summary: dict[str, Any]) -> str:
@@ -79,6 +96,11 @@ def markdown(summary: dict[str, Any]) -> str:
         for name, whole in summary["policies"].items()
         for task, entry in whole.get("tasks", {}).items()
     ]
+    if any(e["cluster_accuracy"]["clusters"] < e["problems"] for e in summary["policies"].values()):
+        lines += ["", "| policy | accuracy over templates (95 %) | templates |", "|---|---|---|"]
+        for name, entry in summary["policies"].items():
+            whole = entry["cluster_accuracy"]
+            lines.append(f"| {name} | {_interval(whole)} | {whole['clusters']} |")
     if tasks:
         lines += ["", "| task | policy | accuracy (95 %) | correct |", "|---|---|---|---|"]
     for name, task, entry in sorted(tasks, key=lambda row: row[1]):
@@ -127,8 +149,11 @@ def _line(name: str, entry: dict[str, Any]) -> str:
 
 
 def _accuracy(entry: dict[str, Any]) -> str:
-    accuracy = entry["accuracy"]
-    return f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+    return _interval(entry["accuracy"])
+
+
+def _interval(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
 
 
 def _correct(entry: dict[str, Any]) -> str:

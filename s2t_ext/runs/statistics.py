@@ -158,7 +158,7 @@ def compare(
         difference,
         len(sums),
         sign_flip([total for total, _ in sums]),
-        _cluster_difference(sums, seed),
+        cluster_mean(sums, seed=seed),
     )
 
 
@@ -189,15 +189,21 @@ def sign_flip(sums: Sequence[int]) -> float:
     return share
 
 
-def _cluster_difference(sums: Sequence[tuple[int, int]], seed: int) -> Estimate:
+def cluster_mean(sums: Sequence[tuple[int, int]], *, seed: int = 0) -> Estimate:
+    """Mean of the values with a bootstrap interval over clusters.
+
+    Args:
+        sums: Of `cluster_sums`.
+        seed: Of the bootstrap.
+    """
     if not sums:
         return Estimate(math.nan, math.nan, math.nan)
     totals, counts = torch.tensor(sums, dtype=torch.float64).T
 
-    def difference(clusters: torch.Tensor) -> dict[str, float]:
-        return {"difference": float(totals[clusters].sum() / counts[clusters].sum())}
+    def mean(clusters: torch.Tensor) -> dict[str, float]:
+        return {"mean": float(totals[clusters].sum() / counts[clusters].sum())}
 
-    return bootstrap(len(sums), difference, seed=seed)["difference"]
+    return bootstrap(len(sums), mean, seed=seed)["mean"]
 
 
 def mcnemar_power(problems: int, won: float, lost: float, level: float = 0.05) -> float:
