@@ -101,6 +101,22 @@ def test_it_is_stored_whole(tmp_path):
     assert torch.equal(run(model, prompts(True), HALF, found, seed=3).sequences, expected)
 
 
+def test_half_the_size_where_nothing_is_lost(tmp_path):
+    """A head whose numbers float16 holds is stored in it, and read as it was."""
+    selector = deep_selector(tiny_model("llama"))
+    sizes = []
+    for folder in ("single", "half"):
+        path = selector.save_pretrained(tmp_path / folder) / "s2t_head.safetensors"
+        found = Selector.from_pretrained(tmp_path / folder)
+        for name, tensor in selector.projection.tensors().items():
+            assert found.projection.tensors()[name].dtype == torch.float32
+            assert torch.equal(found.projection.tensors()[name], tensor)
+        sizes.append(path.stat().st_size)
+        halves = [t.half().float() for t in vars(selector.projection).values()]
+        selector.projection = Projection(*halves)
+    assert sizes[1] < 0.7 * sizes[0]
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

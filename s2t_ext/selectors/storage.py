@@ -84,12 +84,20 @@ def write(stored: Stored, adapted_model: Any, folder: str | Path) -> Path:
         "calibration": {name: c.to_dict() for name, c in stored.calibrations.items()},
         "decoding": (stored.decoding or S2TConfig()).to_dict(),
     }
-    cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.tensors.items()}
+    cpu = {name: _compact(name, tensor) for name, tensor in stored.tensors.items()}
     write_atomically(folder / HEAD_NAME, save(cpu))
     write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=2) + "\n")
     if adapted_model is not None:
         adapted_model.save_pretrained(folder)
     return folder
+
+
+def _compact(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """On the CPU; of a projection, which is most of a head, in float16 where that is exact."""
+    tensor = tensor.detach().cpu().contiguous()
+    half = tensor.half()
+    exact = name.startswith("projection_") and torch.equal(half.float(), tensor.float())
+    return half if exact else tensor
 
 
 def push(stored: Stored, adapted_model: Any, repo_id: str, **create_options: Any) -> str:
