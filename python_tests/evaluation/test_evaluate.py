@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from evaluating import NEW, PROMPTS, greedy_texts, problems, results, run
+from matplotlib.figure import Figure
 from models import make_selector, tiny_model
 from typer.testing import CliRunner
 from words import save_pair
@@ -14,7 +15,7 @@ from words import save_pair
 import s2t_ext
 from s2t_ext import Teacher
 from s2t_ext.evaluation.policies import PolicyRunner, make_policy
-from s2t_ext.evaluation.report import markdown, summarize
+from s2t_ext.evaluation.report import label_heights, markdown, summarize
 from s2t_ext.evaluation.tasks import Problem
 
 pytestmark = pytest.mark.usefixtures("whole_text_is_the_answer")
@@ -159,3 +160,20 @@ def test_the_command(tmp_path):
     assert (tmp_path / "run" / "results" / "s2t.jsonl").read_text().count("\n") == len(PROMPTS)
     refused = CliRunner().invoke(app, [*arguments, "--policy", "s2t-local"])
     assert refused.exit_code == 2 and "--selector must be given" in refused.output
+
+
+def test_names_on_the_plot_do_not_overlap():
+    figure = Figure(dpi=100)
+    axes = figure.subplots()
+    places = {
+        "greedy": (1.0, 0.5),
+        "s2t-local": (1.0, 0.5),
+        "s2t": (1.001, 0.505),
+        "far": (9.0, 0.5),
+    }
+    places["high"] = (1.0, 0.9)
+    for x, y in places.values():
+        axes.plot([x], [y], "o")
+    heights = label_heights(axes, places)
+    assert sorted(heights[name] for name in ("greedy", "s2t-local", "s2t")) == [0, 1, 2]
+    assert heights["far"] == heights["high"] == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from s2t_ext.runs.run_folder import RunFolder
@@ -160,6 +160,10 @@ def _correct(entry: dict[str, Any]) -> str:
     return f"{entry['correct']}/{entry['problems']}"
 
 
+#: Height of a line and width of a long name on the plot, points.
+_LINE, _NAME_WIDTH = 10, 80
+
+
 def write_reports(run: RunFolder, summary: dict[str, Any]) -> None:
     """Writes summary.json, summary.md and, where matplotlib is installed, accuracy.png."""
     run.write("summary.json", summary)
@@ -176,15 +180,17 @@ def write_reports(run: RunFolder, summary: dict[str, Any]) -> None:
         (axes[0], "seconds", "seconds per problem"),
         (axes[1], "tokens", "tokens written per problem"),
     ):
-        for name, entry in summary["policies"].items():
+        for entry in summary["policies"].values():
             accuracy = entry["accuracy"]
             value = accuracy["value"]
             bars = [[value - accuracy["low"]], [accuracy["high"] - value]]
             ax.errorbar([entry[cost]], [value], yerr=bars, marker="o", capsize=3)
-            at = (entry[cost], value)
-            ax.annotate(name, at, xytext=(5, 4), textcoords="offset points", fontsize=8)
         ax.set(xlabel=label, xscale=_scale([e[cost] for e in summary["policies"].values()]))
         ax.margins(x=0.2)
+        places = {n: (e[cost], e["accuracy"]["value"]) for n, e in summary["policies"].items()}
+        for name, lines in label_heights(ax, places).items():
+            at = (5, 4 + _LINE * lines)
+            ax.annotate(name, places[name], xytext=at, textcoords="offset points", fontsize=8)
     axes[0].set_ylabel("accuracy, 95 % interval")
     figure.tight_layout()
     figure.savefig(run.folder / "accuracy.png", dpi=120)
@@ -194,3 +200,24 @@ def write_reports(run: RunFolder, summary: dict[str, Any]) -> None:
 def _scale(values: list[float]) -> str:
     """Of an axis: within a decade, the ticks of a logarithmic one overlap."""
     return "log" if min(values) > 0 and max(values) >= 10 * min(values) else "linear"
+
+
+def label_heights(axes: Any, places: Mapping[str, tuple[float, float]]) -> dict[str, int]:
+    """How many lines above its point each name stands, so that no two names overlap.
+
+    Args:
+        axes: Everything else is drawn in it.
+        places: Point of each name, in the axes' units.
+    """
+    axes.autoscale_view()
+    points = 72 / axes.figure.dpi  # of a pixel
+    taken: list[tuple[float, float]] = []
+    heights = {}
+    for name in sorted(places, key=lambda name: (places[name][1], name)):
+        x, y = (points * value for value in axes.transData.transform(places[name]))
+        line = 0
+        while any(abs(x - u) < _NAME_WIDTH and abs(y + _LINE * line - v) < _LINE for u, v in taken):
+            line += 1
+        taken.append((x, y + _LINE * line))
+        heights[name] = line
+    return heights

@@ -86,7 +86,7 @@ function drawRun(run, r) {
   const reachable = run.tokens[Math.max(first, 0)];
   if (reachable?.hasAttribute("role")) reachable.tabIndex = 0;
   const note = r < 2 && fork !== null
-    ? element("p", { class: "fork-note" }, `▏first difference at token ${fork + 1}`)
+    ? element("p", { class: "fork-note" }, `▏first difference at step ${fork}`)
     : null;
   byId("runs").append(element("section", { class: "run", "aria-label": run.name },
     element("h2", {}, run.name), note, text, strip(run, r), thresholdControl(run)));
