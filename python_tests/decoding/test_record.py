@@ -30,6 +30,29 @@ def run(config=HALF, **options):
     return output, events
 
 
+def test_sequences_that_a_choice_ended():
+    """Every token that a choice brought about, or that came by itself, as the end of the answer."""
+    always = S2TConfig(k=4, trigger="always", warmup_steps=0)
+    _, events = run(always, eos_token_id=None, pad_token_id=PAD)
+    kinds = set()
+    for step, event in enumerate(events):
+        token, ordinary = int(event.tokens[0]), int(event.ordinary[0])
+        if any(token == int(e.tokens[0]) for e in events[:step]):
+            continue  # it would have ended earlier
+        output, _ = run(always, eos_token_id=[token], pad_token_id=PAD)
+        row = output.s2t.rows[0]
+        assert row.tokens[-1] == token and row.steps == step + 1
+        assert row.ended_by_choice == (token != ordinary)
+        assert output.s2t.ended_by_choice == sum(r.ended_by_choice for r in output.s2t.rows)
+        both, _ = run(always, eos_token_id=[token, ordinary], pad_token_id=PAD)
+        assert not both.s2t.rows[0].ended_by_choice  # it would have ended there anyhow
+        kinds.add(row.ended_by_choice)
+    assert True in kinds
+    assert output.s2t.summary()["ended_by_choice"] == output.s2t.ended_by_choice
+    cut_off, _ = run(always, eos_token_id=None, pad_token_id=PAD)
+    assert cut_off.s2t.ended_by_choice == 0
+
+
 def test_rows_tell_what_was_generated():
     """Up to and with the token that ended the row."""
     output, _ = run()

@@ -118,3 +118,30 @@ def test_two_selectors_in_one_folder(tmp_path):
     guided = [make_policy(f"{n}@entropy", teacher_trigger="entropy") for n in ("s2t", "takeover")]
     assert [p.config.select for p in guided] == ["teacher", "takeover"]
     assert all(p.needs_teacher and p.config.trigger == "entropy" for p in guided)
+
+
+def test_greedy_decoding_by_the_adapter(tmp_path):
+    """`adapted` is what the adapter writes alone, `greedy` what the base model does."""
+    model = add_adapter(build_model("llama"))
+    selector = make_selector(tiny_model("llama"))
+    selector.adapted_model = model
+    run(tmp_path / "a", ["greedy", "adapted"], model=model, selector=selector)
+    assert [r["texts"][0] for r in results(tmp_path / "a", "greedy")] == greedy_texts()
+    own = [r["texts"][0] for r in results(tmp_path / "a", "adapted")]
+    assert own == greedy_texts(model) != greedy_texts()
+    with pytest.raises(ValueError, match="selector must have an adapter for adapted, got none"):
+        run(tmp_path / "b", ["adapted"], selector=make_selector(tiny_model("llama")))
+
+
+def test_answers_that_a_choice_ended_are_counted(tmp_path):
+    student, large = tiny_model("llama"), teacher_model()
+    teacher, selector = Teacher.from_model(large), make_selector(student)
+    config = dict(local_trigger="always", teacher_trigger="always")
+    names = ["greedy", *(choosing(n, selector=selector, **config) for n in ("s2t", "s2t-local"))]
+    summary = run(tmp_path, names, teacher=teacher, selector=selector)
+    for name, entry in summary["policies"].items():
+        rows = results(tmp_path, name)
+        assert entry["ended_by_choice"] == sum(r["ended_by_choice"] for r in rows) / len(rows)
+        assert all(r["ended_by_choice"] <= 1 - r["truncated"] for r in rows)
+    assert summary["policies"]["greedy"]["ended_by_choice"] == 0
+    assert "| ended by a choice |" in (tmp_path / "summary.md").read_text()

@@ -12,10 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
+from s2t_ext.cli.adapting.recipe import STAGES, arguments, check_names, option_names, read_recipe
+from s2t_ext.cli.adapting.task_files import PROMPTS_NAME, TaskSource, write_task_files
 from s2t_ext.cli.common import hints_left_out, one_line_errors, say, show
 from s2t_ext.cli.options import AsJson, DtypeName, TeacherCacheDir, TeacherModelName, TeacherPath
-from s2t_ext.cli.recipe import STAGES, arguments, check_names, option_names, read_recipe
-from s2t_ext.cli.task_files import PROMPTS_NAME, TaskSource, write_task_files
 
 #: What a stage is given that neither the recipe nor the command line says.
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -138,6 +138,8 @@ class _Run:
         names = {stage: set(option_names(run._command(stage))) - FIXED[stage] for stage in STAGES}
         for stage in STAGES:
             check_names(run._command(stage), sections[stage], names[stage], stage)
+        if sections["distill"].get("objective", "selector") != "selector":
+            raise ValueError("--config: distill must train a selector here, got another objective")
         known = own.union(*names.values())
         check_names(run._command("collect"), shared, known, "its own options")
         source = TaskSource.of(shared, sections)
@@ -242,7 +244,8 @@ class _Run:
 
     def _policies(self) -> list[str]:
         local = not str(self.shared["teacher"]).startswith(("http://", "https://"))
-        return ["greedy", "s2t-local", "s2t", *(["teacher"] if local else [])]
+        adapted = ["adapted"] if self._method() == "lora" else []
+        return ["greedy", *adapted, "s2t-local", "s2t", *(["teacher"] if local else [])]
 
     def _threshold(self) -> float | None:
         """That of the selector's entropy trigger, once it is known: S2T fires at the same steps."""

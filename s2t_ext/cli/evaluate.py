@@ -39,9 +39,9 @@ def evaluate(
     policy: Annotated[
         list[str],
         typer.Option(
-            help="greedy, maj@K, teacher, takeover, s2t, s2t-local or s2t-local-pps (the last four "
-            "with @LABEL for results of another selector or trigger in the same folder); give the "
-            "option again for more."
+            help="greedy, adapted, maj@K, teacher, takeover, s2t, s2t-local or s2t-local-pps (the "
+            "last four with @LABEL for results of another selector or trigger in the same folder); "
+            "give the option again for more."
         ),
     ],
     selector: SelectorPath = None,
@@ -135,7 +135,7 @@ def evaluate(
 
 
 #: As `s2t_ext.evaluation.policies.POLICIES`, without loading a model library.
-POLICIES = ("greedy", "maj", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
+POLICIES = ("greedy", "adapted", "maj", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
 
 
 def _check_policies(names: list[str], selector: str | None, teacher: str | None) -> None:
@@ -143,9 +143,9 @@ def _check_policies(names: list[str], selector: str | None, teacher: str | None)
     for name in names:
         kind = name.partition("@")[0]
         if kind not in POLICIES:
-            known = "greedy, maj@K, " + ", ".join(POLICIES[2:])
+            known = "greedy, adapted, maj@K, " + ", ".join(POLICIES[3:])
             raise ValueError(f"--policy must be one of {known}, got {name}")
-        if kind.startswith("s2t-local") and selector is None:
+        if (kind.startswith("s2t-local") or kind == "adapted") and selector is None:
             raise ValueError(f"--selector must be given for --policy {name}, got none")
         if kind in ("teacher", "takeover", "s2t") and teacher is None:
             raise ValueError(f"--teacher must be given for --policy {name}, got none")

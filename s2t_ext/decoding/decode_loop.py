@@ -32,6 +32,7 @@ from s2t_ext.decoding.student import Student
 from s2t_ext.hf.adapters import AdapterSwitch, has_adapter
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.generate_internals import BaseStreamer, GenerateCall, experts_for_decoding
+from s2t_ext.hf.identity import end_token_ids
 from s2t_ext.native.forking import keep_to_one_thread_after_fork
 from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
 from s2t_ext.triggers import TriggerInputs
@@ -57,7 +58,7 @@ def decode(
     )
     if input_ids.shape[0] == 0:
         return _empty_batch(input_ids, generation_config, streamer)
-    record = DecodingRecord()
+    record = DecodingRecord(_end_ids=end_token_ids(generation_config))
     head = attach(model).head if plan.trigger.reads_hidden_state else None
     student = Student(model, generation_config, model_kwargs, call, record, head)
     teacher = None

@@ -95,6 +95,7 @@ class DecodingRecord:
     tokens_through_model: int = 0
     teacher_forward_passes: int = 0
     milliseconds: dict[str, float] = field(default_factory=dict)
+    _end_ids: tuple[int, ...] = field(default=(), repr=False)
     _steps: list[list[torch.Tensor]] = field(default_factory=list, repr=False)
     _stacks: list[list[torch.Tensor]] = field(default_factory=list, repr=False)
     _scored_steps: list[int] = field(default_factory=list, repr=False)
@@ -137,6 +138,13 @@ class DecodingRecord:
     def refused_overrides(self) -> int:
         """Choices the override margin did not let through, over all rows."""
         return sum(len(row.refused_steps) for row in self.rows)
+
+    @property
+    def ended_by_choice(self) -> int:
+        """Sequences that a choice ended where they would have gone on: no later choice can mend
+        that.
+        """
+        return sum(row.ended_by_choice for row in self.rows)
 
     @property
     def trigger_rate(self) -> float:
@@ -193,7 +201,7 @@ class DecodingRecord:
         columns["changed"] = columns["triggered"] & (columns["tokens"] != columns["ordinary"])
         by_row = {name: column.T.tolist() for name, column in columns.items()}
         self.rows = [
-            row_record({name: values[b] for name, values in by_row.items()})
+            row_record({name: values[b] for name, values in by_row.items()}, self._end_ids)
             for b in range(len(by_row["tokens"]))
         ]
 
@@ -250,6 +258,7 @@ class DecodingRecord:
             "triggers": self.triggers,
             "changed_tokens": self.changed_tokens,
             "refused_overrides": self.refused_overrides,
+            "ended_by_choice": self.ended_by_choice,
             "trigger_rate": self.trigger_rate,
             "step_mode": self.step_mode,
             "step_reason": self.step_reason,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ class RowRecord:
         changed_steps: Those where the choice differed from the ordinary token.
         chosen_ranks: Rank of the chosen candidate at each triggered step.
         refused_steps: Triggered steps at which the override margin kept the first candidate.
+        ended_by_choice: Whether a choice ended the sequence where it would have gone on.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -27,6 +29,7 @@ class RowRecord:
     changed_steps: list[int] = field(default_factory=list)
     chosen_ranks: list[int] = field(default_factory=list)
     refused_steps: list[int] = field(default_factory=list)
+    ended_by_choice: bool = False
 
     @property
     def steps(self) -> int:
@@ -34,8 +37,13 @@ class RowRecord:
         return len(self.tokens)
 
 
-def row_record(columns: dict[str, list[Any]]) -> RowRecord:
-    """The record of a row from its values at every step, those after its end left out."""
+def row_record(columns: dict[str, list[Any]], end_ids: Collection[int] = ()) -> RowRecord:
+    """The record of a row from its values at every step, those after its end left out.
+
+    Args:
+        columns: By name, a value per step.
+        end_ids: Tokens that end a sequence.
+    """
     steps = [step for step, is_active in enumerate(columns["active"]) if is_active]
     triggered = [step for step in steps if columns["triggered"][step]]
     return RowRecord(
@@ -46,4 +54,10 @@ def row_record(columns: dict[str, list[Any]]) -> RowRecord:
         changed_steps=[step for step in steps if columns["changed"][step]],
         chosen_ranks=[columns["slot"][step] for step in triggered],
         refused_steps=[step for step in triggered if columns["refused"][step]],
+        ended_by_choice=any(
+            columns["changed"][step]
+            and columns["tokens"][step] in end_ids
+            and columns["ordinary"][step] not in end_ids
+            for step in steps[-1:]
+        ),
     )

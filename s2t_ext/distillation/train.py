@@ -179,7 +179,7 @@ def _settle_margin(
         parts.trigger_threshold,
         decoding.override_margin,
         entropy_threshold=threshold,
-        end_ids=end_token_ids(parts.maker.packed.plain),
+        end_ids=end_token_ids(getattr(parts.maker.packed.plain, "generation_config", None)),
     )
     bar: dict[str, Any] = ngram_bar(
         parts.training, parts.held_out, run.config.k, threshold, harm_limit

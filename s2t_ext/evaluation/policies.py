@@ -21,7 +21,16 @@ from s2t_ext.triggers import TRIGGERS
 
 #: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
 #: selectors or triggers can stand in one folder; the others are exact names.
-POLICIES = ("greedy", "maj@8", "teacher", "takeover", "s2t", "s2t-local", "s2t-local-pps")
+POLICIES = (
+    "greedy",
+    "adapted",
+    "maj@8",
+    "teacher",
+    "takeover",
+    "s2t",
+    "s2t-local",
+    "s2t-local-pps",
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,7 @@ def make_policy(
 
     Args:
         name: One of `POLICIES`, "maj@K", or one that chooses with a label: "s2t-local@rows".
+            "adapted" is greedy decoding by the selector's adapter.
         selector: Of S2T-LOCAL; its own decoding options are the defaults there.
         k: Candidates per choice; None takes the selector's for S2T-LOCAL, else 8.
         teacher_trigger: Of s2t and takeover.
@@ -88,6 +98,9 @@ def make_policy(
         return Policy(name, PLAIN, paths=int(paths[1]), **sampling)  # type: ignore[arg-type]
     if name == "greedy":
         return Policy(name, PLAIN)
+    if name == "adapted":
+        config = S2TConfig(trigger="never", proposer="adapted")
+        return Policy(name, config, needs_selector=True)
     if name == "teacher":
         return Policy(name, PLAIN, by_teacher=True, needs_teacher=True)
     guided = re.fullmatch(r"(s2t|takeover)(@[\w.-]+)?", name)
@@ -134,6 +147,7 @@ class Answer:
         steps: Decoding steps.
         triggers: Steps that needed a choice.
         changed: Choices that changed the token.
+        ended_by_choice: Paths that a choice ended where they would have gone on.
         forward_passes: Of the student.
         tokens_through_model: Of the student.
         teacher_forward_passes: Of the teacher; calls of a batch are shared by its rows.
@@ -150,6 +164,7 @@ class Answer:
     tokens_through_model: float
     teacher_forward_passes: float
     seconds: float
+    ended_by_choice: int = 0
 
 
 class PolicyRunner:
@@ -208,6 +223,8 @@ class PolicyRunner:
             )
         if policy.needs_selector and self.selector is None:
             raise ValueError(f"evaluate: selector must be given for {policy.name}, got None")
+        if policy.name == "adapted" and not self.has_adapter:
+            raise ValueError("evaluate: selector must have an adapter for adapted, got none")
         is_pps = policy.config.select == "local" and policy.config.proposer == "base"
         if policy.needs_selector and is_pps and not self.has_adapter:
             raise ValueError(
@@ -271,6 +288,7 @@ class PolicyRunner:
                     tokens_through_model=through / count,
                     teacher_forward_passes=teacher / count,
                     seconds=rollouts.seconds / count,
+                    ended_by_choice=sum(row.ended_by_choice for row in rows),
                 )
             )
         return answers

@@ -25,7 +25,8 @@ def summarize(results: dict[str, list[dict[str, Any]]], *, seed: int = 0) -> dic
     Returns:
         policies: name -> problems, correct, accuracy (Wilson interval), cluster_accuracy (bootstrap
         interval over templates), the mean of every cost per
-        problem, trigger_rate and change_rate of the steps, truncated share of the paths, and
+        problem, trigger_rate and change_rate of the steps, truncated and
+        ended_by_choice shares of the paths, and
         `tasks`, the same per task. comparisons: for each pair of policies, wins, losses, ties,
         p_value of McNemar's exact test, the difference with a bootstrap interval, the same of the
         templates (cluster_p_value, cluster_difference).
@@ -64,6 +65,7 @@ def _entry(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: sum(row[name] for row in rows) / count for name in COSTS},
         "trigger_rate": sum(row["triggers"] for row in rows) / max(1, steps),
         "change_rate": sum(row["changed"] for row in rows) / max(1, steps),
+        "ended_by_choice": sum(row.get("ended_by_choice", 0) for row in rows) / max(1, paths),
         "truncated": sum(row["truncated"] for row in rows) / max(1, paths),
     }
 
@@ -87,8 +89,8 @@ def markdown(summary: dict[str, Any]) -> str:
     """The summary as Markdown tables."""
     lines = [
         "| policy | accuracy (95 %) | correct | tokens | passes | tokens through model | "
-        "teacher passes | triggered | changed | cut off | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "teacher passes | triggered | changed | ended by a choice | cut off | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(name, entry) for name, entry in summary["policies"].items()]
     tasks = [
@@ -144,7 +146,8 @@ def _line(name: str, entry: dict[str, Any]) -> str:
         f"| {name} | {_accuracy(entry)} | {_correct(entry)} | {entry['tokens']:.0f} | "
         f"{entry['forward_passes']:.1f} | {entry['tokens_through_model']:.0f} | "
         f"{entry['teacher_forward_passes']:.1f} | {entry['trigger_rate']:.1%} | "
-        f"{entry['change_rate']:.1%} | {entry['truncated']:.1%} | {entry['seconds']:.1f} |"
+        f"{entry['change_rate']:.1%} | {entry['ended_by_choice']:.1%} | "
+        f"{entry['truncated']:.1%} | {entry['seconds']:.1f} |"
     )
 
 

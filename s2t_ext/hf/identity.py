@@ -115,10 +115,9 @@ def _is_plain(weight: torch.Tensor) -> bool:
     )
 
 
-def end_token_ids(model: nn.Module) -> tuple[int, ...]:
-    """The tokens with which a model ends an answer, by its generation configuration."""
-    config = getattr(model, "generation_config", None)
-    ids = getattr(config, "eos_token_id", None)
+def end_token_ids(generation_config: Any) -> tuple[int, ...]:
+    """The tokens that end an answer, by a generation configuration or None."""
+    ids = getattr(generation_config, "eos_token_id", None)
     if ids is None:
         return ()
-    return tuple(int(i) for i in ids) if isinstance(ids, (list, tuple)) else (int(ids),)
+    return tuple(int(i) for i in torch.as_tensor(ids).flatten().tolist())
