@@ -12,6 +12,7 @@ from vllm_engine import EngineProcess
 
 import s2t_ext
 from s2t_ext.reference import decoding as reference_decoding
+from s2t_ext.selectors.parts import Projection
 
 VOCAB = 1024
 RESERVED = range(1000, 1016)
@@ -66,7 +67,8 @@ class Served:
         return tokens[0, len(prompt) :].tolist()
 
 
-def _served(folder: Path, config: hf.PretrainedConfig) -> Served:
+def _served(folder: Path, config: hf.PretrainedConfig, layer: int | None = None) -> Served:
+    """With `layer`, the selector reads that layer, by a hidden layer of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = hf.AutoModelForCausalLM.from_config(config).eval()
@@ -76,11 +78,19 @@ def _served(folder: Path, config: hf.PretrainedConfig) -> Served:
     generator = torch.Generator().manual_seed(5)
     rows = torch.randn(16, hidden.shape[1], generator=generator) / hidden.norm()
     weight = torch.randn(hidden.shape[1], generator=generator) / hidden.norm()
+    projection = None
+    if layer is not None:
+        size = hidden.shape[1]
+        units = torch.randn(48, size, generator=generator) / size**0.5
+        projection = Projection(torch.ones(size), torch.zeros(size), units, torch.zeros(48))
+        rows = torch.randn(16, 48, generator=generator) / 2
     selector = s2t_ext.Selector(
         rows,
         reserved_ids=RESERVED,
         prior_weight=0.01,
         trigger_head=(weight, 0.0),
+        projection=projection,
+        layer=layer,
         decoding=s2t_ext.S2TConfig(trigger="never"),
     )
     selector.save_pretrained(folder / "selector")
@@ -101,10 +111,8 @@ def _write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory) -> Served:
-    """Qwen2 with four layers."""
-    config = hf.Qwen2Config(
+def _qwen2() -> hf.Qwen2Config:
+    return hf.Qwen2Config(
         vocab_size=VOCAB,
         hidden_size=128,
         intermediate_size=256,
@@ -117,7 +125,18 @@ def tiny(tmp_path_factory) -> Served:
         bos_token_id=0,
         eos_token_id=1,
     )
-    return _served(tmp_path_factory.mktemp("tiny"), config)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Served:
+    """Qwen2 with four layers."""
+    return _served(tmp_path_factory.mktemp("tiny"), _qwen2())
+
+
+@pytest.fixture(scope="session")
+def deep(tmp_path_factory) -> Served:
+    """The same with a selector that has a hidden layer and reads the states of layer 2."""
+    return _served(tmp_path_factory.mktemp("deep"), _qwen2(), layer=2)
 
 
 @pytest.fixture(scope="session")

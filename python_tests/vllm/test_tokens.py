@@ -169,3 +169,18 @@ def test_counted_forwards(engine, tiny):
         assert extra <= 2  # the requests' last tokens
     else:
         assert 10 <= extra <= 20
+
+
+@pytest.mark.parametrize("kind", ["v1", pytest.param("v2", marks=pytest.mark.slow), "v2-async"])
+def test_a_selector_of_a_middle_layer(kind, deep, start):
+    engine = start(kind, deep, num_gpu_blocks_override=16)
+    tokens = 20 if kind == "v1" else 10
+    prompts = make_prompts()
+    for trigger in ("random", "always"):
+        configs = mixed_configs(len(prompts), trigger=trigger, **TRIGGERS[trigger])
+        answers = engine.generate(
+            [make_request(p, c, tokens) for p, c in zip(prompts, configs, strict=True)]
+        )
+        for prompt, config, answer in zip(prompts, configs, answers, strict=True):
+            assert answer["tokens"] == deep.reference(prompt, config, tokens)
+    assert engine.statistics()["total"]["changed"] > 0

@@ -163,9 +163,10 @@ class DeferredRunner(RunnerV2):
         request's last block.
         """
         lookahead = self.s2t_lookahead
+        scored = states if self.s2t_layer is None else self.s2t_layer.of(states)
         for proposal, rows in zip(riders.proposals, riders.rows, strict=True):
             at = torch.tensor(rows, device=self.device)
-            slots = self.s2t.choose(proposal, states[at])[:, None]
+            slots = self.s2t.choose(proposal, scored[at])[:, None]
             own, winner = at[:, 0], at.gather(1, slots)[:, 0]
             states[own] = states[winner]
             for g, table in enumerate(self.block_tables.input_block_tables):

@@ -118,7 +118,7 @@ class Lookahead:
             longest: At least the largest position, for the attention backends.
 
         Returns:
-            What the language-model head reads, [n, hidden size].
+            What the selector scores, [n, hidden size].
         """
         parts = (part.split(self.capacity) for part in (rows, positions, tokens))
         states = [self._forward(tables, r, p, t, longest) for r, p, t in zip(*parts, strict=True)]
@@ -170,7 +170,7 @@ class Lookahead:
                 intermediate_tensors=None,
                 inputs_embeds=None,
             )
-        return states
+        return states if runner.s2t_layer is None else runner.s2t_layer.of(states).clone()
 
     def use_scratch(self, group: int, table: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         """Lets block tables end in scratch blocks, in place, with what their last blocks hold.

@@ -79,9 +79,6 @@ class ServerOptions:
             allowed = ", ".join(("selector", "lookahead_rows", *sorted(known)))
             _refuse("additional_config", f"use keys among {allowed}", name)
         self.selector = Selector.from_pretrained(path)
-        if self.selector.layer is not None:
-            rule = "read the last hidden state (the engine shows no other)"
-            _refuse("selector", rule, f"one of layer {self.selector.layer}")
         stored = self.selector.decoding or S2TConfig()
         self.config = S2TConfig(**{**stored.to_dict(), **options})
         self._resolved: dict[str, tuple[S2TConfig, Trigger] | None] = {}

@@ -184,7 +184,7 @@ class Selection:
 
         Args:
             proposal: The candidates.
-            states: What the language-model head reads after each, [rows, k, hidden size].
+            states: What the selector scores after each, [rows, k, hidden size].
         """
         selector, rows = self.selector, proposal.rows
         never = torch.zeros(len(rows), dtype=torch.bool, device=states.device)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm.platforms import current_platform
 
 from s2t_ext.vllm.deferred import DeferredRunner
+from s2t_ext.vllm.layer_states import LayerStates
 from s2t_ext.vllm.options import ServerOptions
 from s2t_ext.vllm.runner_v1 import RunnerV1
 from s2t_ext.vllm.runner_v2 import RunnerV2
@@ -62,6 +63,16 @@ class Worker(PlatformWorker):
                 raise ValueError(
                     f"s2t_ext.vllm: selector must have {name} {expected}, got {actual}"
                 )
+        runner = self.model_runner
+        runner.s2t_layer = None
+        if selector.layer is not None:
+            runner.s2t_layer = LayerStates(
+                runner.get_model(),
+                selector.layer,
+                config.hf_text_config.num_hidden_layers,
+                self.vllm_config.scheduler_config.max_num_batched_tokens,
+                selector.hidden_size,
+            )
 
     def determine_available_memory(self) -> int:
         """vLLM's, less the scratch blocks."""
