@@ -19,6 +19,14 @@ from s2t_ext.cli.common import (
     show,
     wrote,
 )
+from s2t_ext.cli.engines import (
+    Engine,
+    EngineOptions,
+    check_engine,
+    load_engine,
+    load_engine_teacher,
+    longest_prompt,
+)
 from s2t_ext.cli.options import (
     AsJson,
     CollectedSteps,
@@ -103,7 +111,8 @@ def collect(
         Path | None,
         typer.Option(
             help="Finished collection whose rollouts are labelled instead of decoding: of the same "
-            "student, prompts, rollouts, temperature, length, seed and chat option."
+            "student, prompts, rollouts, temperature, length, seed and chat option. Or a .jsonl "
+            'file of {"prompt": [ids], "response": [ids]}, a line for each rollout.'
         ),
     ] = None,
     teacher_topk: Annotated[
@@ -117,6 +126,8 @@ def collect(
     use_chat_template: UseChatTemplate = True,
     teacher_model_name: TeacherModelName = None,
     teacher_cache_dir: TeacherCacheDir = None,
+    engine: Engine = "transformers",
+    engine_options: EngineOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Roll a student out and have a teacher label the steps where they differ."""
@@ -125,6 +136,7 @@ def collect(
             raise ValueError("one of --prompts and --task must be given, got both or none")
         check_path("--model", model)
         check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
+        arguments = check_engine(engine, engine_options)
         decoding = rollout_decoding(policy, selector, temperature, trigger, threshold)
         if prompts is not None:
             chosen = grouped_prompts(prompts)
@@ -148,20 +160,32 @@ def collect(
         settings = {**options, "prompts": len(chosen)}
         settings["held_out_by"] = None if held_out_by == "group" else held_out_by
         settings["teacher_topk"] = teacher_topk or None
+        if rollouts_from is None:
+            settings["engine"] = "vllm" if engine == "vllm" else None
         check_output("collect", output / "manifest.json", settings, inside="settings")
         student, tokenizer = load_model(model, dtype)
         import s2t_ext
 
         chosen_by = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
+        llm = large = None
+        if engine == "vllm":
+            texts = [prompt.text for prompt in chosen]
+            length = longest_prompt(tokenizer, texts, use_chat_template) + max_new_tokens
+            if rollouts_from is None:
+                llm = load_engine(model, dtype, length, arguments, selector, decoding)
+            large = load_engine_teacher(teacher, dtype, length, arguments)
+        if large is None:
+            large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
         collection = s2t_ext.collect(
             student,
             tokenizer,
-            load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype),
+            large,
             chosen,
             output,
             decoding=decoding,
             selector=chosen_by,
             rollouts_from=rollouts_from,
+            engine=llm,
             **options,
             progress=progress(),
         )

@@ -19,6 +19,11 @@ TEACHER_HELP = (
 PING_SECONDS = 10.0
 
 
+def is_server(teacher: str) -> bool:
+    """Whether this is an address, not a path or repository."""
+    return teacher.startswith(("http://", "https://"))
+
+
 def check_teacher(teacher: str, model_name: str | None, cache_dir: Path | None, model: str) -> None:
     """Says no before a model is loaded: a server that is not there, options that do not fit, the
     student as its own teacher.
@@ -29,7 +34,7 @@ def check_teacher(teacher: str, model_name: str | None, cache_dir: Path | None, 
         cache_dir: Folder that keeps a server's answers.
         model: The student's path or repository.
     """
-    if teacher.startswith(("http://", "https://")):
+    if is_server(teacher):
         if model_name is None:
             raise ValueError("--teacher-model-name must be given for a server, got none")
         _ping(teacher)
@@ -70,6 +75,6 @@ def load_teacher(
     """
     from s2t_ext.teachers import Teacher
 
-    if teacher.startswith(("http://", "https://")):
+    if is_server(teacher):
         return Teacher.from_server(teacher, str(model_name), tokenizer, cache_dir=cache_dir)
     return Teacher.from_model(*load_model(teacher, dtype))

@@ -62,6 +62,22 @@ def render_chat(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
     return prompt
 
 
+def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without padding.
+
+    Raises:
+        ValueError: for a text without a single token.
+    """
+    rows: list[list[int]] = tokenizer(list(texts))["input_ids"]
+    for number, row in enumerate(rows):
+        if len(row) == 0:
+            raise ValueError(
+                f"pad_prompts: every prompt must have at least one token, got {texts[number]!r} "
+                f"as number {number}"
+            )
+    return rows
+
+
 def pad_prompts(tokenizer: Any, texts: Sequence[str], model: Any) -> dict[str, torch.Tensor]:
     """Left-padded `input_ids` and `attention_mask` on the model's device.
 
@@ -71,13 +87,7 @@ def pad_prompts(tokenizer: Any, texts: Sequence[str], model: Any) -> dict[str, t
     Raises:
         ValueError: for a text without a single token.
     """
-    rows = tokenizer(list(texts))["input_ids"]
-    for number, row in enumerate(rows):
-        if len(row) == 0:
-            raise ValueError(
-                f"pad_prompts: every prompt must have at least one token, got {texts[number]!r} "
-                f"as number {number}"
-            )
+    rows = prompt_ids(tokenizer, texts)
     known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
     padding = next(token for token in known if token is not None)
     length = max(len(row) for row in rows)

@@ -30,6 +30,7 @@ REQUEST_OPTIONS = (
     "candidate_ratio",
     "warmup_steps",
     "score_temperature",
+    "override_margin",
 )
 #: All triggers but those that would need the teacher's distribution at every step.
 TRIGGERS = tuple(name for name, trigger in ALL_TRIGGERS.items() if not trigger.reads_teacher)

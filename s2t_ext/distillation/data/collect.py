@@ -20,11 +20,14 @@ from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.data.labeller import STEPS, Labeller
 from s2t_ext.distillation.data.rollouts import (
     DecodedRollouts,
-    RecordedRollouts,
+    EngineRollouts,
+    Rollouts,
     check_decoding,
     describe_decoding,
+    read_rollouts,
 )
-from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
+from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
+from s2t_ext.rollouts import engine_options
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.prompts import Prompt, choose_held_out
@@ -60,6 +63,7 @@ def collect(
     seed: int = 0,
     rollouts_from: str | Path | None = None,
     teacher_topk: int = 0,
+    engine: Any = None,
     progress: bool | None = None,
 ) -> Collection:
     """Collects labelled trajectories; call it again with the same arguments to resume a killed run.
@@ -95,21 +99,25 @@ def collect(
             measures other prompts of the same kinds.
         reserved_ids: Never proposed.
         seed: Key of the sampling; different seeds share no random numbers.
-        rollouts_from: Folder of a finished collection of the same rollouts, which are read from it
-            instead of decoded anew: to label them by another teacher or at other steps.
+        rollouts_from: Where rollouts are read from instead of decoded anew: the folder of a
+            finished collection of the same ones, to label them by another teacher or at other
+            steps; or a `.jsonl` file of `{"prompt": [ids], "response": [ids]}`, a line for each
+            prompt's rollouts in turn, made by any program.
         teacher_topk: How many of the teacher's own likeliest tokens to keep of every step, 0..64:
             what `LossConfig.teacher_kl_weight` trains towards. 6 * teacher_topk + 2 bytes a step.
+        engine: A `vllm.LLM` of the student, which decodes the rollouts, a batch at once; with
+            `Teacher.from_vllm` another one labels them. The student itself then only gives its
+            candidates. Sampling draws vLLM's random numbers, so the settings name the engine.
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
         ValueError: for options out of range, a teacher with another tokenizer or that is the
             student itself, a folder with a collection of other settings, or `rollouts_from` a
-            collection that is unfinished or of other rollouts.
-        FileNotFoundError: if `rollouts_from` holds no collection.
+            collection that is unfinished or of other rollouts, or a file of anything else.
+        FileNotFoundError: if `rollouts_from` holds no collection, or is no file.
     """
     _check(prompts, k, support, share, held_out, held_out_by)
-    _check_steps(steps, entropy_threshold)
-    require(0 <= teacher_topk <= 64, "collect", "teacher_topk", "be in [0, 64]", teacher_topk)
+    _check_steps(steps, entropy_threshold, teacher_topk)
     _check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
     check_decoding(decoding, selector)
     _check_teacher(model, tokenizer, teacher)
@@ -128,12 +136,16 @@ def collect(
             teacher_topk=teacher_topk or None,
         ),
     }
-    source: DecodedRollouts | RecordedRollouts
+    texts = [p.text for p in jobs]
+    source: Rollouts
     if rollouts_from is not None:
-        source = RecordedRollouts(rollouts_from, settings)
+        source = read_rollouts(rollouts_from, settings, len(jobs), vocabulary_size(model))
+    elif engine is not None:
+        asked = engine_options(decoding, selector)
+        source = EngineRollouts(engine, tokenizer, texts, settings, asked)
     else:
-        texts = [p.text for p in jobs]
         source = DecodedRollouts(model, tokenizer, texts, settings, decoding, selector, teacher)
+    settings |= source.origin
     collection = Collection.open_for_writing(output, settings, math.ceil(len(jobs) / batch_size))
     labeller = Labeller.of(settings, model, teacher)
     if held_out_by == "prompt":
@@ -145,7 +157,7 @@ def collect(
 def _collect_missing(
     collection: Collection,
     jobs: Sequence[Prompt],
-    source: DecodedRollouts | RecordedRollouts,
+    source: Rollouts,
     labeller: Labeller,
     progress: bool | None,
 ) -> None:
@@ -212,7 +224,8 @@ def _check_teacher(model: nn.Module, tokenizer: Any, teacher: Teacher) -> None:
     check_another_model("collect", model, teacher)
 
 
-def _check_steps(steps: str, entropy_threshold: float | None) -> None:
+def _check_steps(steps: str, entropy_threshold: float | None, teacher_topk: int) -> None:
+    require(0 <= teacher_topk <= 64, "collect", "teacher_topk", "be in [0, 64]", teacher_topk)
     require(steps in STEPS, "collect", "steps", f"be one of {', '.join(STEPS)}", steps)
     if entropy_threshold is None:
         return

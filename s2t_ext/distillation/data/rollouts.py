@@ -1,27 +1,37 @@
-"""The student's rollouts that are to be labelled: decoded, or read from another collection."""
+"""The student's rollouts that are to be labelled: decoded here or by an engine, or read from
+another collection or a file.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import SPLITS, Collection
 from s2t_ext.distillation.score_head import head_digest
-from s2t_ext.rollouts import PLAIN, roll_out
+from s2t_ext.rollouts import PLAIN, roll_out, roll_out_in_engine
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.seeds import row_seed
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher
+
+#: (prompt ids, response ids) of a rollout.
+Pair = tuple[list[int], list[int]]
 
 #: Settings of `collect` that decide what is rolled out, and how.
 ROLLOUT_SETTINGS = (
     *("student", "tokenizer_sha256", "prompts_sha256", "rollouts", "temperature"),
     *("max_new_tokens", "seed", "use_chat_template", "decoding"),
 )
+
+#: Settings that say where the rollouts come from, if not from decoding in this process.
+ORIGIN_SETTINGS = ("engine", "rollouts_sha256")
 
 
 def check_decoding(decoding: S2TConfig | None, selector: Selector | None) -> None:
@@ -55,6 +65,21 @@ def describe_decoding(
     return described
 
 
+class Rollouts(Protocol):
+    """Where `collect` gets its rollouts.
+
+    Attributes:
+        origin: What the settings of the collection say of it; empty for those decoded here.
+    """
+
+    @property
+    def origin(self) -> dict[str, Any]: ...
+
+    def pairs(self, numbers: Sequence[int]) -> list[Pair]:
+        """(prompt ids, response ids) of the rollouts of these numbers."""
+        ...
+
+
 class DecodedRollouts:
     """Rollouts that the student decodes when they are asked for.
 
@@ -86,7 +111,9 @@ class DecodedRollouts:
         if self._decoding.select != "local" or self._decoding.trigger == "kl":
             self._choosers["teacher"] = teacher
 
-    def pairs(self, numbers: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    origin: dict[str, Any] = {}
+
+    def pairs(self, numbers: Sequence[int]) -> list[Pair]:
         """(prompt ids, response ids) of the rollouts of these numbers, decoded as a batch."""
         settings = self._settings
         return roll_out(
@@ -100,6 +127,62 @@ class DecodedRollouts:
             use_chat_template=settings["use_chat_template"],
             **self._choosers,
         ).pairs
+
+
+def read_rollouts(
+    path: str | Path, settings: dict[str, Any], count: int, vocabulary: int
+) -> Rollouts:
+    """The rollouts of a finished collection, or of a file of JSON lines.
+
+    Args:
+        path: The collection's folder, or the `.jsonl` file.
+        settings: Of the new collection.
+        count: Rollouts that are wanted.
+        vocabulary: Rows of the student's embedding.
+    """
+    if Path(path).suffix == ".jsonl":
+        return ImportedRollouts(path, count, vocabulary)
+    return RecordedRollouts(path, settings)
+
+
+class EngineRollouts:
+    """Rollouts that a vLLM engine decodes when they are asked for.
+
+    Args:
+        llm: A `vllm.LLM` of the student.
+        tokenizer: The student's.
+        texts: A prompt each.
+        settings: As for `DecodedRollouts`.
+        request_options: As for `roll_out_in_engine`.
+    """
+
+    origin = {"engine": "vllm"}
+
+    def __init__(
+        self,
+        llm: Any,
+        tokenizer: Any,
+        texts: Sequence[str],
+        settings: dict[str, Any],
+        request_options: dict[str, Any] | None = None,
+    ) -> None:
+        self._llm, self._tokenizer, self._texts = llm, tokenizer, texts
+        self._settings, self._request_options = settings, request_options
+
+    def pairs(self, numbers: Sequence[int]) -> list[Pair]:
+        """(prompt ids, response ids) of the rollouts of these numbers, decoded together."""
+        settings = self._settings
+        answers = roll_out_in_engine(
+            self._llm,
+            self._tokenizer,
+            [self._texts[number] for number in numbers],
+            max_new_tokens=settings["max_new_tokens"],
+            seeds=[row_seed(settings["seed"], number) for number in numbers],
+            temperature=settings["temperature"],
+            use_chat_template=settings["use_chat_template"],
+            request_options=self._request_options,
+        )
+        return [(answer.prompt, answer.response) for answer in answers]
 
 
 class RecordedRollouts:
@@ -128,12 +211,58 @@ class RecordedRollouts:
                 "collect: rollouts_from must be a finished collection, got one that lacks "
                 f"{missing} of {collection.num_shards} shards: {folder}"
             )
+        self.origin = {name: before[name] for name in ORIGIN_SETTINGS if name in before}
         self._pairs = {
             int(t.key): (list(t.prompt), list(t.response))
             for split in SPLITS
             for t in collection.trajectories(split)
         }
 
-    def pairs(self, numbers: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    def pairs(self, numbers: Sequence[int]) -> list[Pair]:
         """(prompt ids, response ids) of the rollouts of these numbers."""
         return [self._pairs[number] for number in numbers]
+
+
+class ImportedRollouts:
+    """Rollouts of a file of JSON lines, made by any program:
+
+        {"prompt": [ids], "response": [ids]}
+
+    Args:
+        path: The file; line i is rollout number i, empty lines do not count.
+        count: Rollouts that are wanted.
+        vocabulary: Rows of the student's embedding; every id is below.
+
+    Raises:
+        FileNotFoundError: if there is no file. ValueError: if it holds anything else.
+    """
+
+    def __init__(self, path: str | Path, count: int, vocabulary: int) -> None:
+        content = Path(path).read_bytes()
+        lines = [line for line in content.split(b"\n") if line.strip()]
+        rule = f"have one line for each of {count} rollouts"
+        require(len(lines) == count, "collect", "rollouts_from", rule, f"{len(lines)}: {path}")
+        self.origin = {"rollouts_sha256": hashlib.sha256(content).hexdigest()}
+        self._pairs = [_pair(line, number, vocabulary) for number, line in enumerate(lines, 1)]
+
+    def pairs(self, numbers: Sequence[int]) -> list[Pair]:
+        """(prompt ids, response ids) of the rollouts of these numbers."""
+        return [self._pairs[number] for number in numbers]
+
+
+def _pair(line: bytes, number: int, vocabulary: int) -> Pair:
+    """The prompt and response of a line; a response may be empty."""
+    try:
+        record = json.loads(line)
+        prompt, response = record["prompt"], record["response"]
+        fits = bool(prompt) and all(
+            type(i) is int and 0 <= i < vocabulary for i in prompt + response
+        )
+    except (ValueError, KeyError, TypeError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            'collect: rollouts_from must hold lines {"prompt": [ids], "response": [ids]} with '
+            f"ids below {vocabulary}, got line {number}: {line[:80].decode(errors='replace')}"
+        )
+    return prompt, response
