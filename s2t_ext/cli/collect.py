@@ -136,12 +136,9 @@ def collect(
             raise ValueError("one of --prompts and --task must be given, got both or none")
         check_path("--model", model)
         check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
-        arguments = check_engine(engine, engine_options)
+        arguments = check_engine(engine, engine_options, policy)
         decoding = rollout_decoding(policy, selector, temperature, trigger, threshold)
-        if prompts is not None:
-            chosen = grouped_prompts(prompts)
-        else:
-            chosen = task_prompts(str(task), problems, seed)
+        chosen = grouped_prompts(prompts) if prompts else task_prompts(str(task), problems, seed)
         options: dict[str, Any] = dict(
             k=k,
             share=share,

@@ -34,12 +34,13 @@ EngineOptions = Annotated[
 ]
 
 
-def check_engine(engine: str, options: str | None) -> dict[str, Any]:
+def check_engine(engine: str, options: str | None, policy: str | None) -> dict[str, Any]:
     """The arguments in --engine-options; says no before a model is loaded.
 
     Args:
         engine: Of --engine.
         options: Of --engine-options.
+        policy: Of --policy.
     """
     if engine != "vllm":
         if options is not None:
@@ -49,6 +50,11 @@ def check_engine(engine: str, options: str | None) -> dict[str, Any]:
         return {}
     if importlib.util.find_spec("vllm") is None:
         raise ImportError("--engine vllm: vllm must be installed (pip install 's2t_ext[vllm]')")
+    kind = str(policy).partition("@")[0]
+    if kind in ("teacher", "takeover", "s2t", "s2t-local-pps"):
+        raise ValueError(
+            f"--policy must ask no teacher and no base with --engine vllm, got {policy}"
+        )
     from s2t_ext.runs.processes import this_process
 
     _, processes = this_process()

@@ -27,7 +27,6 @@ from s2t_ext.distillation.data.rollouts import (
     read_rollouts,
 )
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
-from s2t_ext.rollouts import engine_options
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.prompts import Prompt, choose_held_out
@@ -141,16 +140,12 @@ def collect(
     if rollouts_from is not None:
         source = read_rollouts(rollouts_from, settings, len(jobs), vocabulary_size(model))
     elif engine is not None:
-        asked = engine_options(decoding, selector)
-        source = EngineRollouts(engine, tokenizer, texts, settings, asked)
+        source = EngineRollouts(engine, tokenizer, texts, settings, decoding, selector)
     else:
         source = DecodedRollouts(model, tokenizer, texts, settings, decoding, selector, teacher)
     settings |= source.origin
     collection = Collection.open_for_writing(output, settings, math.ceil(len(jobs) / batch_size))
-    labeller = Labeller.of(settings, model, teacher)
-    if held_out_by == "prompt":
-        jobs = [replace(job, group="") for job in jobs]
-    _collect_missing(collection, jobs, source, labeller, progress)
+    _collect_missing(collection, jobs, source, Labeller.of(settings, model, teacher), progress)
     return collection
 
 
@@ -164,6 +159,8 @@ def _collect_missing(
     """Decodes, labels and writes this process's share of the shards that are not there yet."""
     settings = collection.manifest["settings"]
     size, held_out = settings["batch_size"], settings["held_out"]
+    if settings.get("held_out_by") == "prompt":
+        jobs = [replace(job, group="") for job in jobs]
     is_held_out = choose_held_out(jobs, held_out)
     missing = share_of_this_process(collection.missing_shards())
     bar = tqdm(

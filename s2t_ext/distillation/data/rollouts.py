@@ -15,7 +15,7 @@ from torch import nn
 from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import SPLITS, Collection
 from s2t_ext.distillation.score_head import head_digest
-from s2t_ext.rollouts import PLAIN, roll_out, roll_out_in_engine
+from s2t_ext.rollouts import PLAIN, engine_options, roll_out, roll_out_in_engine
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.seeds import row_seed
 from s2t_ext.selectors.selector import Selector
@@ -153,7 +153,8 @@ class EngineRollouts:
         tokenizer: The student's.
         texts: A prompt each.
         settings: As for `DecodedRollouts`.
-        request_options: As for `roll_out_in_engine`.
+        decoding: How choices are made; None: the student decodes by itself.
+        selector: For choices of a selector, which the engine has been started with.
     """
 
     origin = {"engine": "vllm"}
@@ -164,10 +165,11 @@ class EngineRollouts:
         tokenizer: Any,
         texts: Sequence[str],
         settings: dict[str, Any],
-        request_options: dict[str, Any] | None = None,
+        decoding: S2TConfig | None = None,
+        selector: Selector | None = None,
     ) -> None:
         self._llm, self._tokenizer, self._texts = llm, tokenizer, texts
-        self._settings, self._request_options = settings, request_options
+        self._settings, self._request_options = settings, engine_options(decoding, selector)
 
     def pairs(self, numbers: Sequence[int]) -> list[Pair]:
         """(prompt ids, response ids) of the rollouts of these numbers, decoded together."""
