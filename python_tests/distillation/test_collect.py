@@ -303,7 +303,7 @@ def test_rollouts_of_a_file(tmp_path, collection):
     lines = [{"prompt": found[i].prompt, "response": found[i].response} for i in sorted(found)]
     path = tmp_path / "rollouts.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    imported = run_collect(tmp_path / "imported", rollouts_from=path)
+    imported = run_collect(tmp_path / "imported", held_out=0.4, rollouts_from=path)
     for split in SPLITS:
         assert imported.trajectories(split) == collection.trajectories(split)
     assert "rollouts_sha256" in imported.manifest["settings"]
@@ -311,7 +311,7 @@ def test_rollouts_of_a_file(tmp_path, collection):
     lines[0]["response"] = []  # other rollouts do not go on with these
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(ValueError, match="differs in rollouts_sha256"):
-        run_collect(tmp_path / "imported", rollouts_from=path)
+        run_collect(tmp_path / "imported", held_out=0.4, rollouts_from=path)
 
 
 @pytest.mark.parametrize(
