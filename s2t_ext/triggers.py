@@ -30,8 +30,8 @@ class TriggerInputs:
         logits: float32 [batch, k], the best candidates' logits, best first.
         support_entropy: float32 [batch], entropy of the support in nats.
         uniform: Returns a number in [0, 1) per row, keyed by the row's seed and position.
-        head_probability: Returns sigmoid(w . h + b) of the selector's trigger head, h the state
-            that proposed the candidates.
+        head_probability: Returns what the selector's trigger head says of the state that proposed
+            the candidates.
         divergence: Returns KL(student || teacher) on the support, in nats; asks the teacher.
     """
 

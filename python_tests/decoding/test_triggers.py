@@ -57,14 +57,20 @@ def test_random_is_uniform_and_the_rows_own():
     assert torch.equal(statistic("random", logits[:7], uniform=uniform(7)), u[:7])
 
 
-def test_head_reads_the_hidden_state():
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
+def test_head_reads_the_hidden_state_and_the_entropy(entropy_weight):
     weight = torch.randn(32)
-    selector = Selector(ROWS, trigger_head=(weight, -0.3))
-    hidden = torch.randn(3, 32)
+    selector = Selector(ROWS, trigger_head=(weight, -0.3, entropy_weight))
+    hidden, entropy = torch.randn(3, 32), torch.tensor([0.1, 2.0, math.nan])
     actual = statistic(
-        "head", torch.randn(3, 50), head_probability=lambda: selector.trigger_probability(hidden)
+        "head",
+        torch.randn(3, 50),
+        head_probability=lambda: selector.trigger_probability(hidden, entropy),
     )
-    torch.testing.assert_close(actual, torch.sigmoid(hidden @ weight - 0.3))
+    known = torch.tensor([0.1, 2.0, 0.0])
+    torch.testing.assert_close(
+        actual, torch.sigmoid(hidden @ weight - 0.3 + entropy_weight * known)
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +196,7 @@ def test_a_learned_trigger_reads_the_state_that_proposed(name, step):
     """The hidden state before every token: after the prompt, an ordinary step, or a choice."""
     model, inputs = tiny_model(name), prompts(True)
     weight = torch.randn(32, generator=torch.Generator().manual_seed(3))
-    selector = make_selector(model, trigger_head=(weight, 0.0))
+    selector = make_selector(model, trigger_head=(weight, 0.0, 0.5))
     never = S2TConfig(trigger="head", threshold=1.0, step=step)
     arguments = dict(
         input_ids=inputs.ids,
@@ -210,7 +216,8 @@ def test_a_learned_trigger_reads_the_state_that_proposed(name, step):
         ids = output.sequences[b][None, PROMPT - int(inputs.mask[b].sum()) :]
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids).last_hidden_state[0]
-        expected = torch.sigmoid(hidden[-9:-1] @ weight)
+        entropies = torch.tensor(row.entropies)
+        expected = torch.sigmoid(hidden[-9:-1] @ weight + 0.5 * entropies)
         torch.testing.assert_close(torch.tensor(row.statistics), expected, atol=1e-4, rtol=0)
         fired = (torch.tensor(row.statistics) > threshold).nonzero().flatten().tolist()
         assert row.triggered_steps == fired

@@ -21,6 +21,7 @@ from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.preparation import prepare
+from s2t_ext.distillation.quality.held_out import HeldOut
 from s2t_ext.distillation.run import TrainingRun
 from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.distillation.train import distill
@@ -41,6 +42,24 @@ FAST = dict(
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
     return run_collect(tmp_path_factory.mktemp("collected"), held_out=0.3, rollouts=2)
+
+
+@pytest.fixture
+def every_trigger_head(monkeypatch):
+    """Trigger heads are kept though, of models this small, the entropy finds more."""
+    monkeypatch.setattr(HeldOut, "trigger_is_worth_it", lambda *_: True)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_trigger_head_worse_than_the_entropy_is_not_offered(
+    tmp_path, collection, monkeypatch, kept
+):
+    monkeypatch.setattr(HeldOut, "trigger_is_worth_it", lambda *_: kept)
+    config = DistillConfig(method="rows", **{**FAST, "epochs": 1})
+    distill(make_model(1), collection, tmp_path, config)
+    selector = Selector.from_pretrained(tmp_path / "selector")
+    assert (selector.trigger_head is not None) == ("head" in selector.calibrations) == kept
+    assert not kept or selector.trigger_head.entropy_weight != 0
 
 
 def files(folder):
@@ -114,7 +133,10 @@ def test_the_selector_is_saved_calibrated_and_decodes(tmp_path, collection, meth
     config = DistillConfig(method=method, **FAST)
     result = distill(make_model(1), collection, tmp_path, config, trigger_rate=0.25)
     assert result.quality.agreement >= result.quality.student_agreement
-    assert set(result.selector.calibrations) == {"entropy", "kl", "head"}
+    # A trigger head is kept where it finds as many steps as the entropy, at the same rate.
+    has_head = result.quality.trigger_recall >= result.quality.entropy_recall
+    assert (result.selector.trigger_head is not None) == has_head
+    assert set(result.selector.calibrations) == {"entropy", "kl", *(["head"] if has_head else [])}
     assert result.selector.calibrations["entropy"].rate == pytest.approx(0.25, abs=0.1)
 
     student = make_model(1)
@@ -126,7 +148,7 @@ def test_the_selector_is_saved_calibrated_and_decodes(tmp_path, collection, meth
     model = selector.adapted_model if method == "lora" else student
     assert isinstance(model, PeftModel) == (method == "lora")
     inputs = make_tokenizer()(PROMPTS[:2], return_tensors="pt", padding=True)
-    for trigger in ("always", "entropy", "head"):
+    for trigger in ("always", "entropy", *(["head"] if has_head else [])):
         output = s2t_ext.generate(
             model,
             inputs["input_ids"],
@@ -182,6 +204,7 @@ def test_without_prior_its_weight_stays_zero(tmp_path, collection):
 
 
 @pytest.mark.parametrize("method", ["lora", "rows"])
+@pytest.mark.usefixtures("every_trigger_head")
 def test_it_can_begin_with_a_head_that_was_trained_before(tmp_path, collection, method):
     """Before its first step it then is as good as the selector it began with."""
     config = DistillConfig(method="rows", **FAST)
@@ -198,6 +221,7 @@ def test_it_can_begin_with_a_head_that_was_trained_before(tmp_path, collection, 
         distill(make_model(1), collection, tmp_path / method, config)
 
 
+@pytest.mark.usefixtures("every_trigger_head")
 def test_a_head_takes_over_another_but_not_what_held_out_groups_decided(tmp_path, collection):
     config = DistillConfig(method="rows", **FAST)
     first = distill(make_model(1), collection, tmp_path, config).selector

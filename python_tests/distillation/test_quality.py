@@ -50,6 +50,14 @@ def test_the_margin_is_that_of_the_groups_at_the_trigger():
     assert worse.best_margin(0.0, 0.2) == 1.0  # 4 of 9 is too much: lets none through
 
 
+def test_a_learned_trigger_must_find_as_much_as_the_entropy():
+    steps = torch.arange(20.0)
+    for trigger, worth in ((steps, True), (-steps, False)):
+        data = held_out()
+        data.trigger, data.entropy, data.kl = trigger, steps, steps
+        assert data.trigger_is_worth_it(14.5) == worth
+
+
 def test_bands_of_entropy():
     bands = held_out().quality(0.0, 0.5).bands
     assert [(b["steps"], b["groups"]) for b in bands] == [

@@ -26,7 +26,7 @@ def full_selector(model) -> Selector:
         reserved_ids=(90, 91),
         bin_temperature=0.7,
         prior_weight=0.125,
-        trigger_head=(torch.randn(32, generator=generator), -0.5),
+        trigger_head=(torch.randn(32, generator=generator), -0.5, 0.25),
         logit_scale=0.5,
         softcap=9.0,
         base_model=describe_base_model(model),
@@ -52,6 +52,7 @@ def assert_same(a: Selector, b: Selector) -> None:
         assert getattr(a, name) == getattr(b, name), name
     assert torch.equal(a.trigger_head.weight, b.trigger_head.weight)
     assert a.trigger_head.bias == b.trigger_head.bias
+    assert a.trigger_head.entropy_weight == b.trigger_head.entropy_weight
 
 
 def message(folder, model=None, kind=ValueError, **options) -> str:

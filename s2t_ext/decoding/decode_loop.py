@@ -201,7 +201,8 @@ class DecodeLoop:
 
         def head_probability() -> torch.Tensor:
             assert plan.selector is not None and student.hidden is not None  # resolve_trigger()
-            return plan.selector.trigger_probability(student.hidden)
+            entropy = proposed.candidates.support_entropy
+            return plan.selector.trigger_probability(student.hidden, entropy)
 
         def divergence() -> torch.Tensor:
             assert self.teacher is not None  # check_options()

@@ -165,4 +165,4 @@ class ObjectiveMaker:
         if not states.shape[0] or self.config.trigger_weight == 0:
             return torch.zeros((), device=states.device)
         labels = batch.step_kl > self.trigger_threshold
-        return trigger_loss(self.head.trigger_logits(states), labels)
+        return trigger_loss(self.head.trigger_logits(states, batch.step_entropy), labels)

@@ -56,6 +56,8 @@ class ScoreHead(nn.Module):
         self.prior_weight = nn.Parameter(weight, requires_grad=use_prior)
         self.trigger_weight = nn.Parameter(torch.zeros(hidden_size, dtype=dtype))
         self.trigger_bias = nn.Parameter(torch.zeros((), dtype=dtype))
+        # Before it has learnt anything, the trigger is the entropy.
+        self.trigger_entropy_weight = nn.Parameter(torch.ones((), dtype=dtype))
         self.register_buffer("bin_values", torch.linspace(0, 1, bins, dtype=dtype))
         self.hidden_layer = _hidden_layer(hidden_size, width, dropout, seed) if width else None
         if self.hidden_layer is not None:
@@ -100,6 +102,7 @@ class ScoreHead(nn.Module):
         if selector.trigger_head is not None:
             self.trigger_weight.copy_(selector.trigger_head.weight)
             self.trigger_bias.fill_(selector.trigger_head.bias)
+            self.trigger_entropy_weight.fill_(selector.trigger_head.entropy_weight)
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores [...] of hidden states [..., D], without the prior term."""
@@ -117,17 +120,22 @@ class ScoreHead(nn.Module):
         prior = prior.masked_fill(prior == float("-inf"), 0.0)
         return self.scores(hidden) + self.prior_weight * prior
 
-    def trigger_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[S] of hidden states [S, D]. The hidden states are detached: the trigger must not bend
-        the model.
+    def trigger_logits(self, hidden: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """[S] of hidden states [S, D] and entropies [S], nats, of which NaN counts as 0. The hidden
+        states are detached: the trigger must not bend the model.
         """
         hidden = hidden.detach().to(self.rows.dtype)
-        return hidden @ self.trigger_weight + self.trigger_bias
+        known = entropy.to(self.rows.dtype).nan_to_num(nan=0.0)
+        return (
+            hidden @ self.trigger_weight + self.trigger_bias + self.trigger_entropy_weight * known
+        )
 
     def to_selector(self, **options: object) -> Selector:
         """A `Selector` with a copy of the weights; options as of `Selector`."""
         head = TriggerHead(
-            self.trigger_weight.detach().float().cpu().clone(), float(self.trigger_bias.detach())
+            self.trigger_weight.detach().float().cpu().clone(),
+            float(self.trigger_bias.detach()),
+            float(self.trigger_entropy_weight.detach()),
         )
         return Selector(
             self.rows.detach().float().cpu().clone(),
@@ -170,6 +178,7 @@ def head_digest(selector: Selector) -> str:
     head = selector.trigger_head
     parts = [selector.rows, selector.bias]
     parts += [] if selector.projection is None else list(selector.projection.tensors().values())
-    parts += [] if head is None else [head.weight, torch.tensor(head.bias)]
+    if head is not None:
+        parts += [head.weight, torch.tensor([head.bias, head.entropy_weight])]
     numbers = [None if part is None else part.double().flatten().tolist() for part in parts]
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]

@@ -198,6 +198,8 @@ def _calibrate(run: TrainingRun, selector: Selector, rate: float, measured: Held
             selector.calibrations[name] = threshold_at_rate(values, rate, name)
     if not any(t.kl for t in parts.training) or run.config.loss.trigger_weight == 0:
         selector.trigger_head = None  # it has learnt nothing
+    elif measured is not None and not measured.trigger_is_worth_it(parts.trigger_threshold):
+        selector.trigger_head = None  # the entropy needs no head
     elif measured is not None and measured.trigger.numel():
         probabilities = torch.sigmoid(measured.trigger).tolist()
         selector.calibrations["head"] = threshold_at_rate(probabilities, rate, "head")

@@ -132,7 +132,7 @@ def _inputs(
 
     def head_probability() -> Tensor:
         assert selector is not None  # resolve_trigger() has found its trigger head
-        return selector.trigger_probability(hidden)
+        return selector.trigger_probability(hidden, proposal.support_entropy)
 
     return TriggerInputs(proposal.logits, proposal.support_entropy, uniform, head_probability)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -15,15 +15,27 @@ from s2t_ext.runs.numbers import finite, integers
 
 @dataclass(frozen=True)
 class TriggerHead:
-    """A learned predictor of "the teacher would disagree here": sigmoid(weight . hidden + bias).
+    """A learned predictor of "the teacher would disagree here": sigmoid(weight . hidden + bias +
+    entropy_weight * entropy).
 
     Attributes:
         weight: fp32 [D].
-        bias: a scalar.
+        bias: A scalar.
+        entropy_weight: Of the entropy of the student's support, per nat.
     """
 
     weight: torch.Tensor
     bias: float
+    entropy_weight: float = 0.0
+
+    def probability(self, hidden: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """fp32 [N] of hidden states [N, D] and entropies [N], nats; NaN counts as 0."""
+        known = entropy.float().nan_to_num(nan=0.0)
+        return torch.sigmoid(hidden.float() @ self.weight + self.bias + self.entropy_weight * known)
+
+    def to(self, device: torch.device | str) -> TriggerHead:
+        """The head on `device`."""
+        return replace(self, weight=self.weight.to(device))
 
 
 @dataclass(frozen=True)
@@ -137,15 +149,18 @@ def projection_of(value: Projection | None, width: int) -> Projection | None:
 
 
 def trigger_head_of(value: Any, hidden_size: int) -> TriggerHead | None:
-    """A `TriggerHead` from one, or from (weight [hidden_size], bias); raises ValueError for
-    anything else.
+    """A `TriggerHead` from one, or from (weight [hidden_size], bias) or (weight, bias, weight of
+    the entropy); raises ValueError for anything else.
     """
     if value is None:
         return None
-    weight, bias = (value.weight, value.bias) if isinstance(value, TriggerHead) else value
+    if not isinstance(value, TriggerHead):
+        value = TriggerHead(*value)
+    weight = value.weight
     weight = floating("Selector", "trigger_head", weight).float().reshape(-1)
     if weight.numel() != hidden_size:
         raise ValueError(
             f"Selector: trigger_head must have {hidden_size} weights, got {weight.numel()}"
         )
-    return TriggerHead(weight, finite("Selector", "trigger_head", bias))
+    scalars = (finite("Selector", "trigger_head", v) for v in (value.bias, value.entropy_weight))
+    return TriggerHead(weight, *scalars)

@@ -51,7 +51,7 @@ class Selector:
             candidates. Empty for an external head.
         bin_temperature: T_bin of the softmax over bins, above 0.
         prior_weight: Weight of the candidate's own log-probability; 0 is the paper.
-        trigger_head: (weight [D], bias) of a learned trigger, or None.
+        trigger_head: A `TriggerHead`, or (weight [D], bias) of one, or None.
         logit_scale: Factor on the row logits (models whose head scales its output).
         softcap: Soft cap on the row logits, or None.
         projection: A hidden layer of W units between the states and the rows, or None (the paper).
@@ -142,9 +142,7 @@ class Selector:
         self.bin_values = self.bin_values.to(device)
         self.projection = None if self.projection is None else self.projection.to(device)
         if self.trigger_head is not None:
-            self.trigger_head = TriggerHead(
-                self.trigger_head.weight.to(device), self.trigger_head.bias
-            )
+            self.trigger_head = self.trigger_head.to(device)
         return self
 
     def on(self, device: torch.device | str) -> Selector:
@@ -169,10 +167,10 @@ class Selector:
             self.softcap,
         )
 
-    def trigger_probability(self, hidden: torch.Tensor) -> torch.Tensor:
-        """sigmoid(weight . hidden + bias), fp32 [N], for hidden states [N, D]."""
+    def trigger_probability(self, hidden: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+        """What the trigger head says, fp32 [N]; see `TriggerHead.probability`."""
         assert self.trigger_head is not None
-        return torch.sigmoid(hidden.float() @ self.trigger_head.weight + self.trigger_head.bias)
+        return self.trigger_head.probability(hidden, entropy)
 
     def calibration_for(self, trigger: str) -> Calibration | None:
         """The stored calibration of a trigger, or None."""
@@ -249,7 +247,10 @@ class Selector:
             tensors.update(self.projection.tensors())
         if self.trigger_head is not None:
             tensors["trigger_weight"] = self.trigger_head.weight
-            tensors["trigger_bias"] = torch.tensor([self.trigger_head.bias], dtype=torch.float32)
+            scalars = ("trigger_bias", "bias"), ("trigger_entropy_weight", "entropy_weight")
+            for name, attribute in scalars:
+                value = getattr(self.trigger_head, attribute)
+                tensors[name] = torch.tensor([value], dtype=torch.float32)
         options = {name: getattr(self, name) for name in storage.STORED_OPTIONS}
         return storage.Stored(
             tensors,

@@ -155,7 +155,11 @@ def read(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
     tensors = _read_tensors(path)
     head = None
     if "trigger_weight" in tensors:
-        head = TriggerHead(tensors["trigger_weight"], float(tensors["trigger_bias"]))
+        scalars = (
+            float(tensors[name]) if name in tensors else 0.0
+            for name in ("trigger_bias", "trigger_entropy_weight")
+        )
+        head = TriggerHead(tensors["trigger_weight"], *scalars)
     try:
         stored = {name: content["selector"][name] for name in STORED_OPTIONS if name != "layer"}
         stored["layer"] = content["selector"].get("layer")

@@ -124,13 +124,14 @@ class Selection:
         proposed: ProposedCandidates | None = None
         if trigger.can_fire and any(row.step >= trigger.warmup_steps for row in rows):
             proposed = ops.propose_candidates(logits[at], config.k, config.support)
+            entropy = proposed.support_entropy
             inputs = TriggerInputs(
                 proposed.logits,
-                proposed.support_entropy,
+                entropy,
                 uniform=lambda: ops.random_uniform(
                     self._seeds(rows), self._steps(rows), PURPOSE_TRIGGER
                 ),
-                head_probability=lambda: self.selector.trigger_probability(states[at]),
+                head_probability=lambda: self.selector.trigger_probability(states[at], entropy),
             )
             statistic = trigger.statistic(inputs, trigger.warmup_steps)
             fires = trigger.fires(statistic, trigger.warmup_steps) & (proposed.ids[:, 0] >= 0)

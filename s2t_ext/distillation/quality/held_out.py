@@ -230,6 +230,13 @@ class HeldOut:
             upper = lower
         return found
 
+    def trigger_is_worth_it(self, threshold: float) -> bool:
+        """Whether the learned trigger finds as many of the steps of high kl as the entropy does at
+        the same rate.
+        """
+        found = self._trigger_quality(threshold)
+        return not found or not found["trigger_recall"] < found["entropy_recall"]
+
     def _trigger_quality(self, threshold: float) -> dict[str, Any]:
         if not self.kl.numel():
             return {}
