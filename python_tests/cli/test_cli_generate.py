@@ -128,8 +128,11 @@ def test_generate_with_the_base_model_proposing(folders, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--trigger", "entropy"), "--selector must be given for --trigger entropy, got none"),
-        (("--trigger", "kl"), "--selector must be given for --trigger kl, got none"),
+        (("--trigger", "entropy"), "--selector must be given for --trigger, got none"),
+        (("--threshold", 0.5, "--k", 4), "--selector must be given for --threshold and --k, got "
+            "none"),
+        (("--trigger", "kl"), "--teacher must be given for --select teacher or --trigger kl, got "
+            "none"),
         (("--select", "teacher"), "--teacher must be given for --select teacher or --trigger kl, "
             "got none"),
         (("--temperature", 0.5), "--do-sample must be given for --temperature, got greedy "

@@ -67,6 +67,13 @@ def test_a_folder_decodes_when_its_code_is_trusted(folder, tokenizer, modules_ca
         model.generate(**inputs, **OPTIONS, **beams)
 
 
+def test_others_can_read_what_is_written(folder):
+    """Also the weights, which safetensors writes for their owner alone."""
+    os.umask(mask := os.umask(0o022))
+    modes = {p.name: p.stat().st_mode & 0o777 for p in folder.rglob("*") if p.is_file()}
+    assert modes and set(modes.values()) == {0o666 & ~mask}, modes
+
+
 def test_a_folder_is_a_plain_model_otherwise(folder, tokenizer):
     model = AutoModelForCausalLM.from_pretrained(folder)
     inputs = tokenizer(PROMPT, return_tensors="pt")

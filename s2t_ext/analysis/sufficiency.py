@@ -67,7 +67,7 @@ def measure_sufficiency(
     if not prompts:
         raise ValueError("measure_sufficiency: prompts must hold at least one text, got none")
     if teacher.tokenizer is not None:
-        check_same_tokenizer(tokenizer, teacher.tokenizer)
+        check_same_tokenizer(tokenizer, teacher.tokenizer, "measure_sufficiency")
     check_another_model("measure_sufficiency", model, teacher)
     settings = {
         "student": describe_base_model(unwrap_model(model)),

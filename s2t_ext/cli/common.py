@@ -112,7 +112,8 @@ def show(values: Mapping[str, Any], as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in _flat(values):
-        table.add_row(name, escape(f"{value:.4g}" if isinstance(value, float) else str(value)))
+        text = "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(name, escape(text))
     Console().print(table)
 
 
@@ -164,10 +165,12 @@ def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> 
     if changes.get("trigger", base.trigger) != base.trigger:
         changes.setdefault("threshold", None)  # one trigger's says nothing about another
     config = dataclasses.replace(base, **changes)
-    if selector is None and config.select == "local" and config.trigger != "never":
-        raise ValueError(f"--selector must be given for --trigger {config.trigger}, got none")
     if teacher is None and (config.select != "local" or config.trigger == "kl"):
         raise ValueError("--teacher must be given for --select teacher or --trigger kl, got none")
+    asked = [name for name, value in given.items() if value not in (None, "never")]
+    if selector is None and asked and (teacher is None or config.select == "local"):
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise ValueError(f"--selector must be given for {names}, got none")
     return config
 
 
@@ -183,6 +186,7 @@ def quiet(bars: bool = True) -> None:
     if notes.quiet or not bars or not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # read by PEFT
+    warnings.filterwarnings("ignore", "Could not find a config file", UserWarning)  # PEFT, saving
 
 
 def load_model(

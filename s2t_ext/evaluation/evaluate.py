@@ -71,7 +71,7 @@ def evaluate(
     _check(problems, chosen)
     Grader.check(problems)
     if teacher is not None and teacher.tokenizer is not None:
-        check_same_tokenizer(tokenizer, teacher.tokenizer)
+        check_same_tokenizer(tokenizer, teacher.tokenizer, "evaluate")
     runner = PolicyRunner(
         model,
         tokenizer,

@@ -10,7 +10,7 @@ from torch import nn
 from s2t_ext.exporting.card import CARD_NAME, model_card, selector_card
 from s2t_ext.exporting.custom_generate import SELECTOR_FOLDER, TEMPLATE
 from s2t_ext.hf.identity import describe_base_model
-from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.files import give_usual_modes, write_atomically
 from s2t_ext.selectors.selector import Selector
 
 
@@ -86,6 +86,7 @@ def _write_model(selector: Selector, model: nn.Module, output: Path, card: str) 
     if beside == output:
         selector.save_pretrained(output)
     model.save_pretrained(output)  # type: ignore[operator]
+    give_usual_modes(output)
     write_atomically(output / "custom_generate" / "generate.py", TEMPLATE)
     write_atomically(output / CARD_NAME, model_card(selector, card))
 

@@ -45,10 +45,15 @@ def check_vocabulary_sizes(student: Any, teacher: Any) -> None:
         )
 
 
-def check_same_tokenizer(student: Any, teacher: Any) -> None:
+def check_same_tokenizer(student: Any, teacher: Any, function: str = "generate") -> None:
     """Raises ValueError if two tokenizers give different meanings to an id both know.
 
     Entries that only pad a vocabulary (added by one side only) do not matter.
+
+    Args:
+        student: The student's tokenizer.
+        teacher: The teacher's.
+        function: Named in the message.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     by_id = {index: text for text, index in theirs.items()}
@@ -56,15 +61,14 @@ def check_same_tokenizer(student: Any, teacher: Any) -> None:
         other = by_id.get(index)
         if other is not None and other != text:
             raise ValueError(
-                f"generate: teacher must have the student's tokenizer, got {other!r} for id "
-                f"{index} "
-                f"where the student has {text!r}"
+                f"{function}: teacher must have the student's tokenizer, got {other!r} for id "
+                f"{index} where the student has {text!r}"
             )
     shared = len(set(ours.items()) & set(theirs.items()))
     if shared < 0.99 * min(len(ours), len(theirs)):
         raise ValueError(
-            f"generate: teacher must have the student's tokenizer, got {shared} shared entries of "
-            f"{len(ours)}"
+            f"{function}: teacher must have the student's tokenizer, got {shared} shared entries "
+            f"of {len(ours)}"
         )
 
 

@@ -73,6 +73,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         raise
 
 
+def give_usual_modes(folder: str | Path) -> None:
+    """Gives files of a folder that only their owner can read, as safetensors writes them, the mode
+    that the umask gives to new files.
+    """
+    for path in Path(folder).glob("*.safetensors"):
+        if path.stat().st_mode & 0o777 == 0o600:
+            path.chmod(0o666 & ~_umask())
+
+
 def _umask() -> int:
     """The process's umask. It can only be read by setting it, which other threads would notice, so
     it is read from /proc where there is one.

@@ -19,7 +19,7 @@ from torch import nn
 
 from s2t_ext._version import __version__
 from s2t_ext.config import CONFIG_NAME, S2TConfig
-from s2t_ext.runs.files import locate_file, read_json, write_atomically
+from s2t_ext.runs.files import give_usual_modes, locate_file, read_json, write_atomically
 from s2t_ext.selectors.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from s2t_ext.selectors.parts import Calibration, Projection, TriggerHead
 
@@ -89,6 +89,7 @@ def write(stored: Stored, adapted_model: Any, folder: str | Path) -> Path:
     write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=2) + "\n")
     if adapted_model is not None:
         adapted_model.save_pretrained(folder)
+        give_usual_modes(folder)
     return folder
 
 

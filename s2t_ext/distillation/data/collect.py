@@ -217,7 +217,7 @@ def _check(
 
 def _check_teacher(model: nn.Module, tokenizer: Any, teacher: Teacher) -> None:
     if teacher.tokenizer is not None:
-        check_same_tokenizer(tokenizer, teacher.tokenizer)
+        check_same_tokenizer(tokenizer, teacher.tokenizer, "collect")
     check_another_model("collect", model, teacher)
 
 
