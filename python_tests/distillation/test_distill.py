@@ -1,13 +1,7 @@
 """Training a selector: it learns, it is saved and decodes, and a killed run resumes to the same."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
-import distill_process
 import pytest
 import torch
 from collecting import PROMPTS, make_model, run_collect
@@ -249,40 +243,6 @@ def test_heads_it_cannot_begin_with(tmp_path, collection):
     lora = distill(make_model(1), collection, tmp_path / "c", DistillConfig(**FAST)).selector
     with pytest.raises(ValueError, match="^distill: start must have no adapter"):
         distill(make_model(1), collection, tmp_path / "b", config, start=lora)
-
-
-def test_two_processes_do_what_accumulating_two_batches_does(tmp_path, collection):
-    options = {**FAST, "lora_dropout": 0.0}
-    one = DistillConfig(accumulation=2, **options)
-    distill(make_model(1), collection, tmp_path / "one", one)
-    root = str(Path(s2t_ext.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # What `accelerate launch` sets for two processes of one machine.
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, distill_process.__file__, str(collection.folder)]
-    command += [str(tmp_path / "two"), json.dumps(options)]
-    processes = [
-        subprocess.Popen(command, env={**os.environ, **shared, "RANK": r, "LOCAL_RANK": r})
-        for r in "01"
-    ]
-    try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    finally:
-        for process in processes:
-            process.kill()
-    one, two = files(tmp_path / "one"), files(tmp_path / "two")
-    assert len(one[1]) == len(two[1])
-    for a, b in zip(one[1], two[1], strict=True):
-        assert a.keys() == b.keys()
-        for name in [name for name in a if name.startswith("loss_")]:
-            assert a[name] == pytest.approx(b[name], rel=1e-3, abs=1e-5), name
-    for name, tensors in one[0].items():
-        for key, value in tensors.items():
-            torch.testing.assert_close(two[0][name][key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_errors(tmp_path, collection):

@@ -20,6 +20,8 @@ from s2t_ext.cli.options import (
     PriorName,
 )
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+
 if TYPE_CHECKING:
     from s2t_ext.distillation.losses import LossConfig
     from s2t_ext.distillation.train import Distilled
@@ -107,6 +109,17 @@ def distill(
     ] = 0.2,
     seed: Annotated[int, typer.Option(help="Of the order, the dropout and the first rows.")] = 0,
     dtype: Dtype = "bfloat16",
+    process_timeout: Annotated[
+        float, typer.Option(help="Seconds one of several processes waits for another.")
+    ] = 7200.0,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Tracker that also gets what metrics.jsonl does: tensorboard, wandb or trackio; "
+            "may be repeated.",
+            metavar="NAME",
+        ),
+    ] = None,
     plot: Annotated[bool, typer.Option(help="Also draw metrics.png (needs matplotlib).")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -120,6 +133,9 @@ def distill(
             raise ValueError(f"distill: trigger_rate must be in (0, 1), got {trigger_rate}")
         if not 0 <= harm_limit <= 1:
             raise ValueError(f"distill: harm_limit must be in [0, 1], got {harm_limit}")
+        for name in report_to or ():
+            if name not in TRACKERS:
+                raise ValueError(f"--report-to must be one of {', '.join(TRACKERS)}, got {name}")
         check_path("--model", model)
         from accelerate import PartialState
 
@@ -152,6 +168,7 @@ def distill(
             say(f"{output} holds this run already: going on with it")
         student, tokenizer = load_model(model, dtype)
         options: dict[str, Any] = dict(trigger_rate=trigger_rate, harm_limit=harm_limit)
+        options |= dict(report_to=report_to or (), process_timeout=process_timeout)
         result = run(
             student, collection, output, config, start=start, progress=progress(), **options
         )

@@ -33,9 +33,9 @@ _SECTION_OF = {
     **dict.fromkeys(("learning_rate", "head_learning_rate", "lora_dropout"), TRAINING),
     **dict.fromkeys(("head_width", "head_layer"), TRAINING),
     **dict.fromkeys(("objective", "prefix_kl", "prefix_kl_weight", "sft_weight"), TRAINING),
-    **dict.fromkeys(("lora_r", "lora_alpha", "lora_targets"), TRAINING),
+    **dict.fromkeys(("lora_r", "lora_alpha", "lora_targets", "process_timeout"), TRAINING),
     **dict.fromkeys(("distill batch_size", "distill seed"), TRAINING),
-    **dict.fromkeys(("output", "html", "plot", "traces", "merge"), OUTPUT),
+    **dict.fromkeys(("output", "html", "plot", "report_to", "traces", "merge"), OUTPUT),
     **dict.fromkeys(("code_timeout", "code_memory_mb"), GRADING),
     **dict.fromkeys(("push_to_hub", "private"), OUTPUT),
 }  # fmt: skip

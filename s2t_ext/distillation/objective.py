@@ -99,8 +99,10 @@ class ObjectiveMaker:
         scored, hidden = self.packed.states(batch)
         steps = batch.step_states(hidden)
         sums = self._token_sums(batch, hidden, steps, labels)
-        totals = self.head.totals(batch.candidate_states(scored), batch.student_logprobs)
-        return self.objective(batch, totals, sums, steps, counts)
+        # Scores lie in [0, 1]: they and the losses keep their precision under autocast.
+        with torch.autocast(hidden.device.type, enabled=False):
+            totals = self.head.totals(batch.candidate_states(scored), batch.student_logprobs)
+            return self.objective(batch, totals, sums, steps, counts)
 
     def objective_of_states(
         self,
@@ -166,3 +168,35 @@ class ObjectiveMaker:
             return torch.zeros((), device=states.device)
         labels = batch.step_kl > self.trigger_threshold
         return trigger_loss(self.head.trigger_logits(states, batch.step_entropy), labels)
+
+
+class TrainedObjective(nn.Module):
+    """An objective as the forward pass of a module, which is what accelerate wraps: for gradients
+    over several processes, and for mixed precision.
+    """
+
+    def __init__(self, maker: ObjectiveMaker) -> None:
+        super().__init__()
+        self.model, self.head = maker.model, maker.head
+        self._maker = maker
+
+    def forward(
+        self,
+        batch: PackedBatch,
+        counts: Counts,
+        labels: StepLabels | None,
+        states: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(total, to be differentiated; fp32 [terms], on the CPU) of a batch.
+
+        Args:
+            batch: Packed.
+            counts: What the sums are divided by.
+            labels: For the terms over the responses.
+            states: [G, K, D] and [S, D], where they are known; None runs the model.
+        """
+        if states is None:
+            objective = self._maker.packed_objective(batch, counts, labels)
+        else:
+            objective = self._maker.objective_of_states(batch, *states, counts)
+        return objective.total, objective.values()

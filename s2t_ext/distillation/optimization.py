@@ -1,4 +1,4 @@
-"""What is trained, at which rate, and the sum of gradients over processes."""
+"""What is trained, at which rate, and by which processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,15 +87,58 @@ def schedule(step: int, total: int, warmup: float) -> float:
     return (total - step) / max(total - rising, 1)
 
 
-def sum_over_processes(parameters: Sequence[nn.Parameter], sums: torch.Tensor) -> None:
-    """Sums the gradients, and the loss terms, over all processes, in one message."""
-    for p in parameters:  # a process may have had no batch in the last step of an epoch
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    device = parameters[0].device
-    pieces = [p.grad.reshape(-1).float() for p in parameters]  # type: ignore[union-attr]
-    flat = torch.cat([*pieces, sums.to(device)])
-    torch.distributed.all_reduce(flat)
-    *gradients, total = flat.split([*(p.numel() for p in parameters), len(sums)])
-    for p, gradient in zip(parameters, gradients, strict=True):
-        p.grad.copy_(gradient.view_as(p))  # type: ignore[union-attr]
-    sums.copy_(total)
+def start_accelerator(
+    device: torch.device, folder: Path, report_to: Sequence[Any] = (), timeout: float = 7200.0
+) -> Any:
+    """The `accelerate.Accelerator` of a run: its processes, mixed precision and trackers.
+
+    Args:
+        device: Of the model; every process holds it whole.
+        folder: Of the run, where trackers write.
+        report_to: Names or instances of accelerate's trackers.
+        timeout: Seconds a process waits for another one, if it is this that starts their group.
+
+    Raises:
+        ValueError: for a tracker that is not installed, or where the launcher asks for an engine
+            that splits the model.
+    """
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+    from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
+
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        device_placement=False,
+        # `backward` is not to divide: the objective's counts are those of the whole step.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        log_with=list(report_to) or None,
+        project_dir=folder,
+        kwargs_handlers=[
+            InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)),
+            # A batch may leave the trigger head or the projection without a gradient.
+            DistributedDataParallelKwargs(find_unused_parameters=True, broadcast_buffers=False),
+        ],
+    )
+    found = [getattr(one, "value", one) for one in accelerator.log_with]
+    missing = [name for name in report_to if isinstance(name, str) and name not in found]
+    require(not missing, "distill", "report_to", "name trackers that are installed", missing)
+    engine = accelerator.distributed_type.value
+    data_parallel = engine not in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA")
+    rule = "be data-parallel: every process holds the model"
+    require(data_parallel, "distill", "the launcher's engine", rule, engine)
+    return accelerator
+
+
+def start_trackers(accelerator: Any, name: str, options: dict[str, Any]) -> None:
+    """Tells the trackers of an accelerator what is run."""
+    if accelerator.log_with:
+        flat = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flattened(options)}
+        accelerator.init_trackers(name, config=flat)
+
+
+def flattened(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested dictionaries, under names such as "held_out/agreement"."""
+    for name, value in record.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value

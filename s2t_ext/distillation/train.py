@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,16 @@ def distill(
     trigger_rate: float = 0.01,
     harm_limit: float | None = 0.2,
     start: Selector | str | Path | None = None,
+    report_to: Sequence[Any] = (),
+    process_timeout: float = 7200.0,
     progress: bool | None = None,
 ) -> Distilled:
     """Trains a selector, or the student itself (`DistillConfig.objective`); call it again with the
     same arguments to resume a killed run.
 
-    Under `accelerate launch` the batches of a step are spread over the processes and their
-    gradients summed.
+    Under `accelerate launch` or `torchrun` the batches of a step are spread over the processes
+    (accelerate's data parallelism: every process holds the model). `accelerate launch
+    --mixed_precision bf16` keeps the trained weights as they are and computes in bfloat16.
 
     Args:
         model: The student the collection was made with, without adapter; changed in place. Method
@@ -80,12 +84,19 @@ def distill(
             begins with, such as one of method "rows", which takes minutes; None begins with random
             rows. A head that already fits bends an adapter less (linear probing, then fine-tuning:
             Kumar et al., ICLR 2022).
+        report_to: Trackers beside `metrics.jsonl`: names that accelerate knows ("tensorboard",
+            "wandb", "trackio", ...), or `accelerate.tracking.GeneralTracker` objects. They get
+            every number of a line, under names such as "held_out/agreement".
+        process_timeout: Seconds one of several processes waits for another, which includes the
+            measuring of the held-out part by the first. Without effect where the processes' group
+            was started before.
         progress: Show a progress bar; None shows it on a terminal.
 
     Raises:
         ValueError: for a collection without training groups or of another model, or without the
             teacher's tokens where the loss asks for them; a `start` of another form; a rate out of
-            range; or an output folder with a run of other options or data.
+            range; a tracker that is not installed; a launcher's engine that splits the model; or an
+            output folder with a run of other options or data.
         FileNotFoundError: if there is no collection, or no selector to start from.
     """
     require(0 < trigger_rate < 1, "distill", "trigger_rate", "be in (0, 1)", trigger_rate)
@@ -102,7 +113,10 @@ def distill(
         rule = "have no adapter (its head fits adapted states)"
         require(start.adapted_model is None, "distill", "start", rule, "one")
         start.check_fits(model, "distill: start")
-    run = TrainingRun(prepare(model, collection, config, start), Path(output), config)
+    require(process_timeout > 0, "distill", "process_timeout", "be above 0 s", process_timeout)
+    options: dict[str, Any] = dict(report_to=report_to, process_timeout=process_timeout)
+    parts = prepare(model, collection, config, start)
+    run = TrainingRun(parts, Path(output), config, **options)
     run.train(progress)
     if config.objective == "tokens":
         return _finish_tokens(run)
@@ -119,7 +133,7 @@ def _finish_tokens(run: TrainingRun) -> Distilled:
         run.model.save_pretrained(run.folder / name)  # type: ignore[operator]
         content = {} if fit is None else fit.to_dict()
         write_atomically(run.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
-    run.processes.wait_for_everyone()
+    run.close()
     return Distilled(None, None, run.folder, fit)
 
 
@@ -158,8 +172,8 @@ def _finish(
         content = {} if quality is None else quality.to_dict()
         write_atomically(run.folder / QUALITY_NAME, json.dumps(content, indent=2) + "\n")
         if quality is not None:  # what the card says, which the last epoch's line does not
-            run.state.log({"step": run.steps, "held_out": content, "settled": True})
-    run.processes.wait_for_everyone()  # nobody reads, or ends, before it is written
+            run.log({"step": run.steps, "held_out": content, "settled": True})
+    run.close()  # nobody reads, or ends, before it is written
     return Distilled(selector, quality, run.folder, fit)
 
 

@@ -23,29 +23,34 @@ class TrainingState:
         folder: Of the run.
         identity: What a run is resumed under: options and data; a checkpoint with another identity
             is refused.
-        is_main: Whether this process writes; of several, one does.
+        accelerator: Knows the processes, of which one writes.
     """
 
-    def __init__(self, folder: str | Path, identity: dict[str, Any], is_main: bool = True) -> None:
+    def __init__(self, folder: str | Path, identity: dict[str, Any], accelerator: Any) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.is_main = is_main
+        self._accelerator = accelerator
+        self.is_main = bool(accelerator.is_main_process)
         # Through JSON, so that what was saved compares equal.
         self.identity = json.loads(json.dumps(identity))
 
     def save(
         self, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, steps_done: int
     ) -> None:
-        """Writes a checkpoint, replacing the last one in one move."""
+        """Writes a checkpoint, replacing the last one in one move; called by all processes."""
+        from accelerate.utils import gather_object
+
+        random = gather_object([_random_state()])
         if not self.is_main:
             return
+        scaler = self._accelerator.scaler
         content = {
             "identity": self.identity,
             "steps_done": steps_done,
             "modules": {name: trained_state(module) for name, module in modules.items()},
             "optimizer": optimizer.state_dict(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "scaler": {} if scaler is None else scaler.state_dict(),
+            "random": random,
             "metrics_size": self._metrics.stat().st_size if self._metrics.exists() else 0,
         }
         buffer = io.BytesIO()
@@ -79,9 +84,12 @@ class TrainingState:
                 for parameter, value in content["modules"][name].items():
                     own[parameter].copy_(value)
         optimizer.load_state_dict(content["optimizer"])
-        torch.set_rng_state(content["random"])
-        if content["random_cuda"]:
-            torch.cuda.set_rng_state_all(content["random_cuda"])
+        if content["scaler"]:
+            self._accelerator.scaler.load_state_dict(content["scaler"])
+        random = content["random"][self._accelerator.process_index]
+        torch.set_rng_state(random["cpu"])
+        if random["cuda"]:
+            torch.cuda.set_rng_state_all(random["cuda"])
         if self.is_main and self._metrics.exists():
             # Lines written after the checkpoint will be written again.
             with self._metrics.open("r+b") as file:
@@ -98,6 +106,12 @@ class TrainingState:
     @property
     def _metrics(self) -> Path:
         return self.folder / METRICS_NAME
+
+
+def _random_state() -> dict[str, Any]:
+    """Of this process."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
 def check_identity(folder: Path, identity: dict[str, Any], whole: bool = True) -> bool:
