@@ -4,11 +4,13 @@ import itertools
 import json
 
 import pytest
+from collecting import PROMPTS, make_model
 from command_line import call, error_of
 from typer.testing import CliRunner
 
 from s2t_ext.cli import app
 from s2t_ext.demo import ASSETS
+from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.demo.problems import problems
 from s2t_ext.distillation.data.collection import Collection
 
@@ -138,6 +140,38 @@ def test_without_answers_nothing_is_claimed(task, tmp_path):
     )  # fmt: skip
     assert stdout.rstrip().splitlines()[-1].startswith("Use greedy until answers have been graded")
     assert not (tmp_path / "out" / "results").exists()
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_methods_that_change_the_student(tmp_path, method):
+    """The trigger is calibrated on the changed student's own rollouts, and its own greedy answers
+    stand beside: those of the adapter, or of the model that was trained.
+    """
+    for name, seed in (("student", 1), ("teacher", 2)):
+        make_model(seed).save_pretrained(tmp_path / name)
+        make_tokenizer().save_pretrained(tmp_path / name)
+    rows = [{"question": p, "answer": "1", "instruction": ""} for p in PROMPTS]
+    for name, some in (("task", rows), ("test", rows[:2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"{{dtype: float32, use_chat_template: false, distill: {{method: {method}}}}}"
+    )
+    output = tmp_path / "out"
+    call(
+        "adapt", "--model", tmp_path / "student", "--teacher", tmp_path / "teacher", "--prompts",
+        tmp_path / "task.jsonl", "--test", tmp_path / "test.jsonl", "--config", recipe, "--output",
+        output, "--max-new-tokens", 8, "--seed", 3,
+    )  # fmt: skip
+    asked = json.loads((output / "adapt.json").read_text())
+    assert list(asked) == ["collect", "distill", "calibrate", "evaluate"]
+    assert all("--seed=3" in asked[stage]["arguments"] for stage in ("collect", "distill"))
+    assert not {r["prompt"] for r in lines(output / "prompts.jsonl")} & set(PROMPTS[:2])
+    stored = json.loads((output / "run" / "selector" / "s2t_config.json").read_text())
+    assert stored["calibration"]["entropy"]["prompts_sha256"]  # of `calibrate`, which had prompts
+    policies = {path.stem for path in (output / "results" / "policies").glob("*.json")}
+    own = {"adapted"} if method == "lora" else set()
+    assert policies == {"greedy", "s2t-local", "s2t", "teacher", *own}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from collecting import PROMPTS, make_model, run_collect
+from collecting import FAST, PROMPTS, make_model, run_collect
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -15,45 +15,13 @@ from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.preparation import prepare
-from s2t_ext.distillation.quality.held_out import HeldOut
 from s2t_ext.distillation.run import TrainingRun
-from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.distillation.train import distill
-from s2t_ext.selectors.parts import TriggerHead
-
-FAST = dict(
-    epochs=2,
-    batch_size=2,
-    learning_rate=5e-3,
-    head_learning_rate=2e-2,
-    lora_r=2,
-    bins=5,
-    k=3,
-    checkpoint_every=2,
-)
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
     return run_collect(tmp_path_factory.mktemp("collected"), held_out=0.3, rollouts=2)
-
-
-@pytest.fixture
-def every_trigger_head(monkeypatch):
-    """Trigger heads are kept though, of models this small, the entropy finds more."""
-    monkeypatch.setattr(HeldOut, "trigger_is_worth_it", lambda *_: True)
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_trigger_head_worse_than_the_entropy_is_not_offered(
-    tmp_path, collection, monkeypatch, kept
-):
-    monkeypatch.setattr(HeldOut, "trigger_is_worth_it", lambda *_: kept)
-    config = DistillConfig(method="rows", **{**FAST, "epochs": 1})
-    distill(make_model(1), collection, tmp_path, config)
-    selector = Selector.from_pretrained(tmp_path / "selector")
-    assert (selector.trigger_head is not None) == ("head" in selector.calibrations) == kept
-    assert not kept or selector.trigger_head.entropy_weight != 0
 
 
 def files(folder):
@@ -195,54 +163,6 @@ def test_the_base_term_holds_the_model_back(tmp_path, collection):
 def test_without_prior_its_weight_stays_zero(tmp_path, collection):
     config = DistillConfig(method="rows", prior="none", **FAST)
     assert distill(make_model(1), collection, tmp_path, config).selector.prior_weight == 0.0
-
-
-@pytest.mark.parametrize("method", ["lora", "rows"])
-@pytest.mark.usefixtures("every_trigger_head")
-def test_it_can_begin_with_a_head_that_was_trained_before(tmp_path, collection, method):
-    """Before its first step it then is as good as the selector it began with."""
-    config = DistillConfig(method="rows", **FAST)
-    first = distill(make_model(1), collection, tmp_path / "first", config)
-    config = DistillConfig(method=method, **FAST)
-    second = distill(
-        make_model(1), collection, tmp_path / method, config, start=tmp_path / "first" / "selector"
-    )
-    before = files(tmp_path / method)[1][0]["held_out"]
-    for name in ("score_agreement", "trigger_auc", "trigger_recall"):
-        assert before[name] == pytest.approx(first.quality.to_dict()[name], abs=1e-6)
-    assert not torch.equal(second.selector.rows, first.selector.rows)
-    with pytest.raises(ValueError, match="run of the same options and data, .* differs in start"):
-        distill(make_model(1), collection, tmp_path / method, config)
-
-
-@pytest.mark.usefixtures("every_trigger_head")
-def test_a_head_takes_over_another_but_not_what_held_out_groups_decided(tmp_path, collection):
-    config = DistillConfig(method="rows", **FAST)
-    first = distill(make_model(1), collection, tmp_path, config).selector
-    first.prior_weight = 1000.0
-    head = ScoreHead(first.hidden_size, bins=5, seed=9)
-    head.start_from(first)
-    assert torch.equal(head.rows, first.rows) and torch.equal(head.bias, first.bias)
-    assert torch.equal(head.trigger_weight, first.trigger_head.weight)
-    assert float(head.trigger_bias) == pytest.approx(first.trigger_head.bias)
-    assert float(head.prior_weight) == pytest.approx(0.1)
-    known = head_digest(first)
-    first.trigger_head = TriggerHead(first.trigger_head.weight, first.trigger_head.bias + 1)
-    assert head_digest(first) != known
-
-
-def test_heads_it_cannot_begin_with(tmp_path, collection):
-    config = DistillConfig(method="rows", **FAST)
-    first = distill(make_model(1), collection, tmp_path / "a", config).selector
-    wide = DistillConfig(method="rows", **{**FAST, "bins": 7})
-    with pytest.raises(ValueError, match="^distill: start must have num_bins 7, got 5"):
-        distill(make_model(1), collection, tmp_path / "b", wide, start=first)
-    first.base_model["fingerprint"] = "another"
-    with pytest.raises(ValueError, match="^distill: start must belong to the model .fingerprint"):
-        distill(make_model(1), collection, tmp_path / "b", config, start=first)
-    lora = distill(make_model(1), collection, tmp_path / "c", DistillConfig(**FAST)).selector
-    with pytest.raises(ValueError, match="^distill: start must have no adapter"):
-        distill(make_model(1), collection, tmp_path / "b", config, start=lora)
 
 
 def test_errors(tmp_path, collection):

@@ -10,6 +10,17 @@ from s2t_ext.teachers.base import Teacher
 
 PROMPTS = [p.prompt for p, _ in zip(problems("dev", 3), range(10), strict=False)]
 OPTIONS = dict(k=4, support=16, share=0.2, max_new_tokens=12, batch_size=3, use_chat_template=False)
+#: Options of training that take seconds.
+FAST = dict(
+    epochs=2,
+    batch_size=2,
+    learning_rate=5e-3,
+    head_learning_rate=2e-2,
+    lora_r=2,
+    bins=5,
+    k=3,
+    checkpoint_every=2,
+)
 
 
 def make_model(seed, layers=1):

@@ -19,6 +19,8 @@ TEST_SHARE = 0.25
 #: Not a collection's: what is learnt from has a held-out part of its own.
 SALT = "test of a task"
 PROMPTS_NAME, TEST_NAME = "prompts.jsonl", "test.jsonl"
+#: The first of the prompts, which are enough for a quantile.
+CALIBRATION_NAME, CALIBRATION_PROMPTS = "calibration.jsonl", 64
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class TaskSource:
 
 
 def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
-    """Writes prompts.jsonl, and test.jsonl if the test is a file's; no prompt is in both.
+    """Writes prompts.jsonl, calibration.jsonl with the first of them, and test.jsonl if the test is
+    a part of a file; no prompt is learnt from and in the test.
 
     Args:
         source: Of the task.
@@ -104,6 +107,7 @@ def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
         )
     lines = [json.dumps({"prompt": p.text, "group": p.group}) + "\n" for p in learnt]
     write_atomically(folder / PROMPTS_NAME, "".join(lines))
+    write_atomically(folder / CALIBRATION_NAME, "".join(lines[:CALIBRATION_PROMPTS]))
     return test
 
 
