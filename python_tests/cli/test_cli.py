@@ -185,3 +185,15 @@ def test_an_interrupted_command_says_how_it_goes_on(capsys):
             raise KeyboardInterrupt
         assert stopped.value.exit_code == 130
         assert capsys.readouterr().err == text + "\n"
+
+
+def test_lm_eval_without_lm_eval_is_one_line():
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['lm_eval'] = None\n"  # as if it were not installed
+        "runpy.run_module('s2t_ext.evaluation.lm_eval_model', run_name='__main__')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith("(pip install 's2t_ext[lm-eval]')")
+    assert "Traceback" not in result.stderr

@@ -11,8 +11,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
+try:
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.huggingface import HFLM
+except ImportError as error:
+    needed = "lm_eval_model: lm-eval must be installed (pip install 's2t_ext[lm-eval]')"
+    if __name__ == "__main__":
+        raise SystemExit(f"error: {needed}") from None
+    raise ImportError(needed) from error
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.generation import patch
