@@ -10,7 +10,9 @@ import random_kills
 SCRIPT = random_kills.__file__
 
 
-@pytest.mark.parametrize("what", ["collect", "two", "lora", "rows", "full"])
+@pytest.mark.parametrize(
+    "what", ["collect", "two", "evaluate", "sufficiency", "lora", "rows", "full"]
+)
 def test_killed_at_random_moments_it_resumes_to_the_same_files(tmp_path, what):
     """Several times; S2T_EXT_KILLS sets how often."""
     command = [sys.executable, SCRIPT, str(tmp_path), os.environ.get("S2T_EXT_KILLS", "4"), what]

@@ -8,6 +8,7 @@ import pytest
 
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.runs.seeds import PATHS, PROBLEMS, SEEDS, row_seed
 
 
@@ -30,6 +31,28 @@ def test_require_says_who_what_and_which():
     require(True, "f", "x", "be 1", 2)
     with pytest.raises(ValueError, match="^f: x must be 1, got 2$"):
         require(False, "f", "x", "be 1", 2)
+
+
+def test_processes_share_a_folder_and_none_cuts_what_another_is_writing(tmp_path, monkeypatch):
+    def as_process(rank):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        return RunFolder(tmp_path, {"a": 1}, "test")
+
+    as_process(0).append("x", {"n": 0})
+    run = as_process(1)
+    run.append("x", {"n": 1})
+    theirs, own = tmp_path / "results" / "x.jsonl", tmp_path / "results" / "process-1" / "x.jsonl"
+    for path in (theirs, own):
+        with path.open("a") as file:
+            file.write('{"n": 2')  # the one at work, this one killed
+    assert run.results("x") == [{"n": 0}, {"n": 1}]
+    assert theirs.read_text().endswith("2") and own.read_text() == '{"n": 1}\n'
+    assert as_process(0).results("x") == [{"n": 0}, {"n": 1}]
+    assert theirs.read_text() == '{"n": 0}\n'
+    run.merge("x", [{"n": 0}, {"n": 1}])
+    assert theirs.read_text() == '{"n": 0}\n{"n": 1}\n' and not own.parent.exists()
+    assert run.results("x") == [{"n": 0}, {"n": 1}]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

@@ -1,9 +1,10 @@
-"""Collect and distill, killed at random moments: the same files as in peace.
+"""What resumes, killed at random moments: the same files as in peace.
 
-    python random_kills.py FOLDER KILLS collect|two|lora|rows|full
+    python random_kills.py FOLDER KILLS collect|two|evaluate|sufficiency|lora|rows|full
 
 runs one of them undisturbed, then again under SIGKILL, in forked children, and compares what is
-left. Run by test_random_kills.py in a process of its own, since it forks.
+left. "two", "evaluate" and "sufficiency" are shared by two processes when they are killed. Run by
+test_random_kills.py in a process of its own, since it forks.
 """
 
 import json
@@ -14,11 +15,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import evaluating
 import torch
-from collecting import make_model, run_collect
+from collecting import PROMPTS, make_model, run_collect
 from safetensors.torch import load_file
 
+from s2t_ext import Teacher, measure_sufficiency
+from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.train import distill
@@ -69,6 +74,22 @@ def trained(folder: Path) -> dict:
     return result
 
 
+def without_times(value: Any) -> Any:
+    """JSON values without those named "seconds"."""
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k != "seconds"}
+    return [without_times(v) for v in value] if isinstance(value, list) else value
+
+
+def answered(folder: Path) -> dict:
+    """The results and reports of a run, without times; nothing is left of the second process."""
+    found: dict = {p.name: json.loads(p.read_text()) for p in folder.glob("*.json")}
+    for path in (folder / "results").iterdir():
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found[path.name] = sorted(lines, key=lambda line: line.get("number", line.get("index")))
+    return without_times(found)
+
+
 def main(folder: Path, kills: int, what: str) -> None:
     torch.set_num_threads(1)
     if what in ("collect", "two"):
@@ -77,6 +98,29 @@ def main(folder: Path, kills: int, what: str) -> None:
             run_collect(folder / name, batch_size=1, rollouts=3, teacher_topk=4, progress=False)
 
         read = collected
+    elif what == "evaluate":
+
+        def work(name: str) -> None:
+            evaluating.run(folder / name, ["greedy", "maj@2"], problems, batch_size=1)
+
+        problems, read = evaluating.problems(), answered
+    elif what == "sufficiency":
+
+        def work(name: str) -> None:
+            measure_sufficiency(
+                make_model(1),
+                make_tokenizer(),
+                Teacher.from_model(make_model(2)),
+                PROMPTS,
+                folder / name,
+                max_new_tokens=12,
+                batch_size=1,
+                bootstrap_samples=20,
+                use_chat_template=False,
+                progress=False,
+            )
+
+        read = answered
     else:
         run_collect(folder / "data", held_out=0.3, rollouts=2, progress=False)
         config = DistillConfig(
@@ -91,7 +135,7 @@ def main(folder: Path, kills: int, what: str) -> None:
         read = trained
     start = time.monotonic()
     work("peace")
-    kill = killed_as_two if what == "two" else killed
+    kill = killed_as_two if what in ("two", "evaluate", "sufficiency") else killed
     done = kill(lambda: work("war"), kills, time.monotonic() - start)
     assert read(folder / "peace") == read(folder / "war"), "a resumed run differs"
     print(f"{what}: {done} kills, the same files")

@@ -20,6 +20,7 @@ from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.trajectory import CHUNK, trajectory_support
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.rollouts import Rollouts, roll_out
+from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.runs.seeds import row_seed
 from s2t_ext.teachers.base import Teacher, check_another_model, describe_teacher
@@ -42,7 +43,9 @@ def measure_sufficiency(
 ) -> dict[str, Any]:
     """Rolls the student out, scores every step with one prefill of student and teacher, reports.
 
-    Call it again with the same arguments to resume an interrupted run.
+    Call it again with the same arguments to resume an interrupted run. Under `torchrun` or
+    `accelerate launch` process i of n does the prompts i, i + n, ... in the same folder, and
+    returns when it has done them; the last one writes the whole report.
 
     Args:
         model: The student.
@@ -58,7 +61,8 @@ def measure_sufficiency(
         progress: Show a progress bar; None shows it on a terminal.
 
     Returns:
-        The report, see `s2t_ext.analysis.sufficiency_report.sufficiency_report`.
+        The report of what is done, see `s2t_ext.analysis.sufficiency_report.sufficiency_report`;
+        empty before anything is.
 
     Raises:
         ValueError: for no prompts, a teacher with another tokenizer or that is the student itself,
@@ -78,11 +82,12 @@ def measure_sufficiency(
     }
     run = RunFolder(output, settings, "measure_sufficiency")
     records = {r["index"]: r for r in run.results("problems")}
-    todo = [i for i in range(len(prompts)) if i not in records]
+    own = share_of_this_process(range(len(prompts)))
+    todo = [i for i in own if i not in records]
     measurer = _Measurer(model, teacher)
     bar = tqdm(
-        total=len(prompts),
-        initial=len(records),
+        total=len(own),
+        initial=len(own) - len(todo),
         desc="sufficiency",
         unit="problem",
         disable=None if progress is None else not progress,
@@ -100,13 +105,33 @@ def measure_sufficiency(
         )
         for record in measurer.measure(part, answers):
             run.append("problems", record)
-            records[record["index"]] = record
             bar.update()
     bar.close()
-    ordered = [records[i] for i in range(len(prompts))]
-    report = sufficiency_report(ordered, samples=bootstrap_samples, seed=seed)
-    run.write("report.json", report)
+    return _report(run, len(prompts), bootstrap_samples, seed)
+
+
+def _report(run: RunFolder, prompts: int, samples: int, seed: int) -> dict[str, Any]:
+    """Writes and returns the report of the records so far; see `evaluate` on processes that end
+    together.
+    """
+    report: dict[str, Any] = {}
+    records = _records(run)
+    while records:
+        finished = len(records) == prompts
+        report = sufficiency_report(records, samples=samples, seed=seed)
+        run.write("report.json", report)
+        records = _records(run)
+        if finished:
+            run.merge("problems", records)
+        if finished or len(records) < prompts:
+            break
     return report
+
+
+def _records(run: RunFolder) -> list[dict[str, Any]]:
+    """Those of all processes, in the order of the prompts."""
+    by_index = {record["index"]: record for record in run.results("problems")}
+    return [by_index[index] for index in sorted(by_index)]
 
 
 class _Measurer:

@@ -127,6 +127,10 @@ def evaluate(
             **settings,
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
         )
+        found = summary["policies"]
+        if any(name not in found or found[name]["problems"] < len(every) for name in policy):
+            say("this process has done its share; the one that ends last reports")
+            return
         if as_json:
             show(summary, as_json)
         else:

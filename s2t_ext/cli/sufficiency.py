@@ -90,6 +90,10 @@ def sufficiency(
             **settings,
         )
         seconds = time.perf_counter() - start
+        done = report["counts"]["problems"] if report else 0
+        if done < len(texts):
+            say(f"{done} of {len(texts)} prompts so far; the process that ends last reports")
+            return
         if as_json:
             show(report, as_json)
         else:

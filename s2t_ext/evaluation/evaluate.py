@@ -19,6 +19,7 @@ from s2t_ext.evaluation.tasks import Problem
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.runs.files import read_json
+from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, describe_teacher
@@ -43,7 +44,9 @@ def evaluate(
     """Answers every problem with every policy, grades, and compares.
 
     Call it again with the same arguments to resume an interrupted run, or with further policies to
-    extend a finished one.
+    extend a finished one. Under `torchrun` or `accelerate launch` process i of n answers the
+    problems i, i + n, ... in the same folder, and returns when it has done them; the last one
+    writes the whole summary.
 
     Args:
         model: The student.
@@ -61,7 +64,7 @@ def evaluate(
         progress: Show a progress bar per policy; None shows it on a terminal.
 
     Returns:
-        The summary, see `s2t_ext.evaluation.report.summarize`.
+        The summary of what is done, see `s2t_ext.evaluation.report.summarize`.
 
     Raises:
         ValueError: for policies that lack what they need, repeated problems, or a folder of another
@@ -96,8 +99,30 @@ def evaluate(
                 _settle(run, policy, teacher, selector)
                 _run_policy(run, runner, judge, policy, problems, batch_size, progress)
     finally:  # an interrupted run has a summary too, of what there is
-        summary = summarize(results_so_far(run, problems), seed=seed)
+        summary = _summarize(run, problems, seed)
+    return summary
+
+
+def _summarize(run: RunFolder, problems: Sequence[Problem], seed: int) -> dict[str, Any]:
+    """Writes and returns the summary of the results so far.
+
+    Of processes that end together one may write after another that has seen more: whoever has
+    written looks again whether a policy is finished by now.
+    """
+
+    def finished() -> set[str]:
+        return {name for name, rows in found.items() if len(rows) == len(problems)}
+
+    found = results_so_far(run, problems)
+    while True:
+        before = finished()
+        summary = summarize(found, seed=seed)
         write_reports(run, summary)
+        found = results_so_far(run, problems)
+        if finished() == before:
+            break
+    for name in before:
+        run.merge(name, found[name])
     return summary
 
 
@@ -150,11 +175,12 @@ def _run_policy(
     progress: bool | None,
 ) -> None:
     done = {result["key"] for result in run.results(policy.name)}
-    todo = [(number, p) for number, p in enumerate(problems) if p.key not in done]
+    own = share_of_this_process(range(len(problems)))
+    todo = [(number, problems[number]) for number in own if problems[number].key not in done]
     correct = 0
     with tqdm(
-        total=len(problems),
-        initial=len(problems) - len(todo),
+        total=len(own),
+        initial=len(own) - len(todo),
         desc=policy.name,
         unit="problem",
         disable=None if progress is None else not progress,

