@@ -19,6 +19,8 @@ class CompletionsServer:
             server does).
         style: "lists" (OpenAI's) or "content" (llama.cpp's).
         most: Longest list of likeliest tokens it gives.
+        names_ids: Whether it gives the ids of `logprob_token_ids` instead of the likeliest, and
+            refuses those outside the vocabulary, as vLLM does.
 
     Attributes:
         faults: One per request, taken in order: None answers; "refuse" closes the connection,
@@ -28,8 +30,9 @@ class CompletionsServer:
         bodies: Requests received.
     """
 
-    def __init__(self, model, echo="right", style="lists", most=1000):
+    def __init__(self, model, echo="right", style="lists", most=1000, names_ids=False):
         self.model, self.echo, self.style, self.most = model, echo, style, most
+        self.names_ids = names_ids
         self.faults: list[str | None] = []
         self.bodies: list[dict] = []
         self.dies_after: int | None = None
@@ -65,7 +68,10 @@ class CompletionsServer:
             fault = self.faults.pop(0) if self.faults else None
             if self.dies_after is not None and len(self.bodies) > self.dies_after:
                 fault = "refuse"
-        status, content = 200, json.dumps(self.answer(body)).encode()
+        named = body.get("logprob_token_ids") if self.names_ids else None
+        status, content = 400, b'{"error": "ids outside the vocabulary"}'
+        if max(named or [0]) < self.model.config.vocab_size:
+            status, content = 200, json.dumps(self.answer(body, named)).encode()
         if body.get("echo") and self.echo == "refused":
             status, content = 400, b'{"error": "echo is not supported"}'
         if body.get("echo") and self.echo == "broken":
@@ -98,7 +104,7 @@ class CompletionsServer:
             handler.wfile.write(content)
 
     @torch.no_grad()
-    def answer(self, body: dict) -> dict:
+    def answer(self, body: dict, named: list[int] | None = None) -> dict:
         ids = body["prompt"]
         with self.lock:
             logprobs = self.model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
@@ -109,13 +115,16 @@ class CompletionsServer:
         if body.get("echo") and self.echo == "shifted":
             rows = [*rows[1:], rows[-1]]
         count = min(body["logprobs"], self.most, logprobs.shape[1])
-        return {"choices": [{"text": "", "logprobs": self.logprobs(tokens, rows, count)}]}
+        logprobs = self.logprobs(tokens, rows, count, named)
+        return {"choices": [{"text": "", "logprobs": logprobs}]}
 
-    def logprobs(self, tokens, rows, count) -> dict:
+    def logprobs(self, tokens, rows, count, named=None) -> dict:
         chosen = [
             None if row is None else float(row[t]) for t, row in zip(tokens, rows, strict=True)
         ]
         tops = [[] if row is None else self.top(row, count) for row in rows]
+        if named is not None:
+            tops = [[(token, float(rows[-1][token])) for token in {*named, tokens[-1]}]]
         if self.style == "content":
             columns = zip(tokens, chosen, tops, strict=True)
             return {

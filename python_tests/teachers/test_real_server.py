@@ -177,7 +177,7 @@ def test_the_best_listed_candidate_is_chosen(server, student):
 
 def test_an_echo_that_llama_cpp_does_not_give_is_noticed(server):
     teacher = Teacher.from_server(server.url, "smollm2")
-    assert teacher.echoes(PROMPT) is False and teacher.mode == "top"
+    assert teacher.questions.known_mode(PROMPT) == teacher.mode == "top"
 
 
 def test_labels_of_a_trajectory_are_those_of_its_steps(server):
@@ -216,7 +216,7 @@ def test_prompts_as_text(server):
     assert tokenizer.decode(ids) == text
     by_text = Teacher.from_server(server.url, "smollm2", tokenizer, prompt="text")
     by_ids = Teacher.from_server(server.url, "smollm2")
-    (one,), (other,) = by_text.next_tokens([ids]), by_ids.next_tokens([ids])
+    (one,), (other,) = (t.questions.next_tokens([ids]) for t in (by_text, by_ids))
     assert one.argmax == other.argmax >= 0
     assert one[one.argmax] == pytest.approx(other[other.argmax], abs=1e-4)
 
@@ -229,7 +229,7 @@ def test_a_killed_server_loses_nothing(installed, student, tmp_path):
     try:
         expected, _ = decode(student, Teacher.from_server(server.url, "smollm2"), config)
         teacher = Teacher.from_server(server.url, "smollm2", **options)
-        teacher.echoes(PROMPT)
+        teacher.questions.known_mode(PROMPT)
 
         def kill_after(count: int):
             def on_step(event) -> None:

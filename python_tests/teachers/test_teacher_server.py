@@ -44,9 +44,9 @@ def test_exact_candidates_equal_a_local_teacher(large, select):
         actual, record = decode(teacher, config)
     assert actual == expected and record.changed_tokens > 0
     assert teacher.mode == "exact"
-    # Rows that were not triggered cost nothing (two requests are the test of the echo).
+    # Rows that were not triggered cost nothing (two requests are the test of what it can).
     asked = [body for body in server.bodies if not body.get("echo")]
-    assert len(asked) == record.triggers + 1
+    assert len(asked) == record.triggers + 2
     assert record.teacher_forward_passes == len(server.bodies)
 
 
@@ -117,7 +117,55 @@ def test_labels_of_a_trajectory(large, echo):
     assert torch.equal(actual.teacher_argmax, expected.teacher_argmax)
     assert torch.equal(actual.top.ids, expected.top.ids)
     torch.testing.assert_close(actual.top.logprobs, expected.top.logprobs, atol=1e-4, rtol=1e-4)
-    assert len(server.bodies) == (3 if echo == "right" else 1 + 5 + 15)
+    assert len(server.bodies) == (4 if echo == "right" else 2 + 5 + 15)
+
+
+@pytest.mark.parametrize("style", ["lists", "content"])
+@pytest.mark.parametrize("select", ["teacher", "takeover"])
+def test_named_ids_equal_a_local_teacher(large, select, style):
+    """One request per triggered row gives all that is needed, divergence included."""
+    threshold = median_kl(tiny_model("llama"), large, prompts(True))
+    config = S2TConfig(k=4, trigger="kl", threshold=threshold, select=select, warmup_steps=1)
+    expected, local = decode(Teacher.from_model(large), config)
+    server = CompletionsServer(large, style=style, most=2, names_ids=True)
+    with server.running() as url:
+        teacher = teacher_at(url)
+        actual, record = decode(teacher, config)
+    assert teacher.mode == "ids"
+    assert actual == expected and record.changed_tokens > 0
+    for ours, theirs in zip(record.rows, local.rows, strict=True):
+        assert ours.statistics == pytest.approx(theirs.statistics, abs=1e-4)
+    assert not any(body.get("echo") for body in server.bodies)
+    assert len(server.bodies) == 2 + record.steps - len(record.rows)
+
+
+def test_named_ids_label_a_trajectory_without_a_floor(large):
+    expected = trajectory_labels(Teacher.from_model(large), top=2)
+    server = CompletionsServer(large, most=2, names_ids=True)
+    with server.running() as url:
+        teacher = teacher_at(url)
+        without_lists = trajectory_labels(teacher)
+        assert len(server.bodies) == 2 + 15
+        actual = trajectory_labels(teacher, top=2)
+    for labels in (actual, without_lists):
+        for name in ("kl", "candidate_logprobs"):
+            ours, theirs = getattr(labels, name), getattr(expected, name)
+            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+        assert torch.equal(labels.teacher_argmax, expected.teacher_argmax)
+    assert torch.equal(actual.top.ids, expected.top.ids)
+
+
+def test_ids_the_teacher_lacks_get_the_floor(large):
+    """A student with more rows than the teacher: the list is asked for instead."""
+    server = CompletionsServer(large, most=3, names_ids=True)
+    ids, first = list(range(5, 12)), 4
+    student_ids = torch.tensor([[5, VOCAB + 7], [6, 7], [8, -1]])
+    logits = torch.zeros(3, 2)
+    with server.running() as url:
+        teacher = teacher_at(url, mode="ids", floor=-9.0)
+        labels = teacher.label_trajectory(torch.tensor(ids), first, student_ids, logits)
+    assert float(labels.candidate_logprobs[0, 1]) == -9.0
+    assert labels.candidate_logprobs[2].tolist()[1] == -math.inf
 
 
 def test_a_server_has_no_vocabulary_wide_logits(large):
@@ -128,7 +176,7 @@ def test_a_server_has_no_vocabulary_wide_logits(large):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "best"}, "mode must be one of auto, exact, top, got best"),
+        ({"mode": "best"}, "mode must be one of auto, ids, exact, top, got best"),
         ({"prompt": "text"}, "tokenizer must be given for prompt='text'"),
         ({"top_logprobs": 0}, "top_logprobs must be at least 1"),
         ({"floor": 1.0}, "floor must be at most 0 nats"),

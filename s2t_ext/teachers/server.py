@@ -1,13 +1,10 @@
 """A teacher behind an OpenAI-compatible completions server (vLLM, llama.cpp, ...).
 
-What such a server can say of a state differs. Every server lists the likeliest next tokens; some
-also give the log-probability of each prompt token (`echo`), and so of any candidate appended to the
-prompt. The first question finds out which, by comparing the two on one token.
+What such a server can say of a state differs: see `server_questions`.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +16,15 @@ from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.ops import SupportKL
 from s2t_ext.runs.checks import require
 from s2t_ext.teachers.base import Teacher, check_first
-from s2t_ext.teachers.completions_client import FROM_SERVER, CompletionsClient, TeacherServerError
+from s2t_ext.teachers.completions_client import FROM_SERVER, CompletionsClient
 from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels, listed_tokens
-from s2t_ext.teachers.server_answers import Position, TokenNames, parse_echo, parse_next
+from s2t_ext.teachers.server_answers import Position
+from s2t_ext.teachers.server_questions import MODES, Questions
 
 if TYPE_CHECKING:
     from s2t_ext.hf.context import CandidateContext
 
-logger = logging.getLogger("s2t_ext")
-
-MODES = ("auto", "exact", "top")
 PROMPTS = ("ids", "text")
-
-#: What an echoed log-probability may differ from the generated one, in nats: servers batch
-#: differently and compute in half precision.
-ECHO_TOLERANCE = 0.1
 
 
 class ServerTeacher(Teacher, kind="server"):
@@ -43,8 +34,10 @@ class ServerTeacher(Teacher, kind="server"):
         url: Address of the server.
         model_name: As the server knows it.
         tokenizer: Its tokenizer.
-        mode: "exact": candidates the list of likeliest tokens lacks are asked for one by one, by
-            echo. "top": they get the floor. "auto": "exact" if the server's echo proves right.
+        mode: "ids": a request names the ids whose log-probabilities it wants, the candidates and
+            the student's support (vLLM's `logprob_token_ids`), so that nothing is missing. "exact":
+            candidates the list of likeliest tokens lacks are asked for one by one, by echo. "top":
+            they get the floor. "auto": the first of these that the server proves able to.
         top_logprobs: Length of the list of likeliest tokens; servers cap it (vLLM: 20).
         floor: Log-probability of an unlisted token, in nats. None takes the largest value it can
             have: that of the last listed token, or of all the mass that is left if that is less. So
@@ -95,8 +88,8 @@ class ServerTeacher(Teacher, kind="server"):
             require(
                 tokenizer is not None, FROM_SERVER, "tokenizer", "be given for prompt='text'", None
             )
-            require(mode != "exact", FROM_SERVER, "mode", "be 'top' for prompt='text'", mode)
-            mode = "top"  # text may be cut into other tokens, so an echo is no candidate's
+            rule = "not be 'exact' for prompt='text'"  # it may be cut into other tokens
+            require(mode != "exact", FROM_SERVER, "mode", rule, mode)
         if extra_body is None:
             extra_body = {"return_tokens_as_token_ids": True}
         self.client = CompletionsClient(
@@ -112,11 +105,20 @@ class ServerTeacher(Teacher, kind="server"):
         )
         self.model_name = model_name
         self.tokenizer = tokenizer
-        self.mode = mode
         self.top_logprobs = top_logprobs
-        self.floor = floor
-        self.prompt = prompt
-        self.names = TokenNames(tokenizer)
+        self.questions = Questions(
+            self.client,
+            tokenizer,
+            mode=mode,
+            top_logprobs=top_logprobs,
+            floor=floor,
+            as_text=prompt == "text",
+        )
+
+    @property
+    def mode(self) -> str:
+        """What the server is asked: "auto" until its first answer, then what that has shown."""
+        return self.questions.mode
 
     def start(self, student: Any) -> _ServerSession:
         """See `Teacher.start`."""
@@ -150,77 +152,29 @@ class ServerTeacher(Teacher, kind="server"):
         chunk: int = 128,
         top: int = 0,
     ) -> TrajectoryLabels:
-        """See `Teacher.label_trajectory`: one echo of the whole trajectory, or one request a step
-        where there is no echo. Tokens a step's list lacks get the floor; `top` is at most the
-        list's length.
+        """See `Teacher.label_trajectory`: a request a step that names the support; or, where the
+        server cannot answer that, one echo of the whole trajectory, or one request a step where
+        there is no echo either. Then tokens a step's list lacks get the floor. `top`, at most the
+        list's length, always asks for the lists.
         """
         check_first(input_ids, first)
         most = self.top_logprobs
         require(top <= most, "label_trajectory", "top", f"be at most top_logprobs = {most}", top)
         ids: list[int] = input_ids.tolist()
-        if self.echoes(ids[:first]):
-            body = self._body(ids, echo=True)
-            records = self.client.complete(body, lambda c: parse_echo(c, len(ids), first))
-        else:
-            prefixes = [ids[:end] for end in range(first, len(ids))]
-            records = self.client.complete_all([self._body(p) for p in prefixes], parse_next)
-        positions = [Position(record, self.names, self.floor) for record in records]
         limit = math.inf if vocabulary is None else vocabulary
         known = student_ids.where(student_ids < limit, -1)
+        by_ids = self.questions.known_mode(ids[:first]) == "ids"
+        lists = [] if by_ids and not top else self.questions.trajectory(ids, first)
+        positions = lists
+        if by_ids:
+            prefixes = [ids[:end] for end in range(first, len(ids))]
+            positions = self.questions.next_tokens(prefixes, known.tolist())
         labels = view(positions, known, student_logits, known)
         best = None
         if top:
-            listed = [position.listed(limit) for position in positions]
+            listed = [position.listed(limit) for position in lists]
             best = TopTokens._make(p.to(input_ids.device) for p in listed_tokens(listed, top))
         return TrajectoryLabels(*labels, best)
-
-    def next_tokens(self, prefixes: list[list[int]]) -> list[Position]:
-        """What the server says of the token after each prefix."""
-        records = self.client.complete_all([self._body(p) for p in prefixes], parse_next)
-        return [Position(record, self.names, self.floor) for record in records]
-
-    def fill_in(self, prefix: list[int], position: Position, candidates: list[int]) -> None:
-        """Asks for the candidates the list of likeliest tokens lacks."""
-        missing = [c for c in candidates if c >= 0 and c not in position]
-        answers = self.client.complete_all(
-            [self._body([*prefix, c], echo=True) for c in missing],
-            lambda choice: parse_echo(choice, len(prefix) + 1, len(prefix)),
-        )
-        for candidate, (record,) in zip(missing, answers, strict=True):
-            position.add(candidate, record["chosen"][1])
-
-    def echoes(self, prefix: list[int]) -> bool:
-        """Whether the server gives right log-probabilities of prompt tokens; asks it once."""
-        if self.mode == "auto":
-            self.mode = "exact" if self._echo_is_right(prefix) else "top"
-            logger.info("%s: mode %r", self.client.url, self.mode)
-        return self.mode == "exact"
-
-    def _echo_is_right(self, prefix: list[int]) -> bool:
-        (position,) = self.next_tokens([prefix])
-        token = position.argmax
-        if token < 0:
-            return False
-        try:
-            body = self._body([*prefix, token], echo=True)
-            length = len(prefix) + 1
-            (record,) = self.client.complete(body, lambda c: parse_echo(c, length, length - 1))
-        except TeacherServerError as error:
-            if error.is_refusal:
-                return False
-            raise
-        echoed: float = record["chosen"][1]
-        return abs(echoed - position[token]) <= ECHO_TOLERANCE
-
-    def _body(self, ids: list[int], echo: bool = False) -> dict[str, Any]:
-        prompt = self.tokenizer.decode(ids) if self.prompt == "text" else ids
-        body = {
-            "prompt": prompt,
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "logprobs": self.top_logprobs,
-        }
-        return {**body, "echo": True} if echo else body
 
 
 class _ServerSession:
@@ -251,11 +205,16 @@ class _ServerSession:
             real = ids[row] if mask is None else ids[row][mask[row, :-1].bool()]
             prefixes.append(real.tolist())
         positions: list[Position | None] = [None] * ids.shape[0]
-        exact = bool(needed) and self.teacher.echoes(prefixes[0])
-        answers = self.teacher.next_tokens(prefixes)
-        for row, prefix, position in zip(needed, prefixes, answers, strict=True):
-            if exact:
-                self.teacher.fill_in(prefix, position, candidate_ids[row].tolist())
+        questions = self.teacher.questions
+        mode = questions.known_mode(prefixes[0]) if needed else "top"
+        candidates = candidate_ids[needed].tolist()
+        named = None
+        if mode == "ids":
+            named = [s + c for s, c in zip(student_ids[needed].tolist(), candidates, strict=True)]
+        answers = questions.next_tokens(prefixes, named)
+        for row, prefix, position, some in zip(needed, prefixes, answers, candidates, strict=True):
+            if mode == "exact":
+                questions.fill_in(prefix, position, some)
             positions[row] = position
         return view(positions, student_ids, student_logits, candidate_ids)
 
