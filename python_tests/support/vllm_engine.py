@@ -212,8 +212,8 @@ class _Engine:
             )
             for each in trajectories
         ]
-        answers = Teacher.from_vllm(self.llm).label_trajectories(given)
-        return [[column.tolist() for column in answer] for answer in answers]
+        answers = Teacher.from_vllm(self.llm).label_trajectories(given, top=5)
+        return [[column.tolist() for column in (*a[:3], *a.top)] for a in answers]
 
     def statistics(self) -> dict[str, Any]:
         return self.llm.collective_rpc("s2t_statistics")[0]

@@ -22,7 +22,7 @@ def test_labels_equal_those_of_the_model(tiny, start):
         trajectories.append(
             UnlabelledTrajectory(torch.tensor(ids), first, student_ids, proposal.logits)
         )
-    expected = Teacher.from_model(tiny.model).label_trajectories(trajectories)
+    expected = Teacher.from_model(tiny.model).label_trajectories(trajectories, top=5)
     answers = process.labels(
         [
             {
@@ -34,8 +34,10 @@ def test_labels_equal_those_of_the_model(tiny, start):
             for each in trajectories
         ]
     )
-    for (kl, logprobs, argmax), should in zip(answers, expected, strict=True):
+    for (kl, logprobs, argmax, ids, likeliest), should in zip(answers, expected, strict=True):
         assert torch.allclose(torch.tensor(kl), should.kl, atol=1e-4)
         assert torch.allclose(torch.tensor(logprobs), should.candidate_logprobs, atol=1e-4)
         assert argmax == should.teacher_argmax.tolist()
+        assert ids == should.top.ids.tolist()
+        assert torch.allclose(torch.tensor(likeliest), should.top.logprobs, atol=1e-4)
     process.close()
