@@ -1,14 +1,17 @@
 """Selectors with an adapter: they travel together, and a misfit leaves the model whole."""
 
 import shutil
+import warnings
 
 import pytest
 import torch
 from checkpoint_cases import ALWAYS, generated, message
 from models import add_adapter, build_model, make_selector, prompts, tiny_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from s2t_ext import S2TConfig, Selector
+from s2t_ext.demo import ASSETS
 from s2t_ext.hf.adapters import has_adapter
 from s2t_ext.hf.identity import describe_base_model
 
@@ -142,3 +145,11 @@ def test_an_adapter_for_another_model_leaves_the_model_as_it_was(change, folder)
     assert {name: id(module) for name, module in model.named_modules()} == before
     assert [p.requires_grad for p in model.parameters()] == frozen
     assert torch.equal(model(input_ids=prompts(False).ids).logits, logits)
+
+
+def test_loading_an_adapter_warns_of_nothing():
+    """Whoever loads a selector can do nothing about the names that PEFT reads."""
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / "student")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert Selector.from_pretrained("s2t_ext/demo", model).adapted_model is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def attach_adapter(
     stored = _stored_names(path_or_repo, locate)
     with left_whole(model):
         try:
-            adapted: nn.Module = PeftModel.from_pretrained(model, str(path_or_repo))
+            with warnings.catch_warnings():
+                # PEFT reads a property of transformers by the name that is to go.
+                warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+                adapted: nn.Module = PeftModel.from_pretrained(model, str(path_or_repo))
             _check_layers(adapted, stored)
         except Exception as error:  # PEFT reads the file's values before it looks at them
             raise ValueError(
