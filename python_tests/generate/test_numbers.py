@@ -60,6 +60,7 @@ def test_seeds(seed, rows):
         (-(2**63) - 1, f"have at most 64 bits, got {-(2**63) - 1}"),
         ([1], "be an integer or have one entry per row (2), got 1 entries"),
         (object, f"be a sequence of integers, got {object!r}"),
+        ({1, 2}, "be a sequence of integers, got {1, 2}"),
     ],
 )
 def test_seeds_refused(seed, words):

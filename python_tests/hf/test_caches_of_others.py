@@ -157,6 +157,15 @@ def test_an_argument_of_the_prompt_alone_is_no_obstacle():
     )
 
 
+def test_nor_where_a_mask_is_made_of_it():
+    """As for static caches: of the rows of the candidates."""
+    model, ids = model_of_images(), prompts(False).ids
+    generate = way_in("generate", model, ALWAYS, make_selector(tiny_model("gemma3")))
+    options = dict(input_ids=ids, max_new_tokens=5, token_type_ids=torch.zeros_like(ids), **ENDLESS)
+    expected = generate(**options)
+    assert torch.equal(generate(**options, cache_implementation="static"), expected)
+
+
 @pytest.mark.parametrize("name", ["token_type_ids", "pixel_values"])
 def test_without_a_cache_every_forward_needs_it(name):
     """Releases of transformers that encode the images first name what came of them."""

@@ -13,6 +13,7 @@ from models import (
     way_in,
 )
 from transformers import LlamaForCausalLM, LlamaModel
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from s2t_ext import S2TConfig
 from s2t_ext.decoding.steps.self_test import attach
@@ -193,3 +194,57 @@ def test_a_head_with_post_processing_unknown_runs_the_whole_model():
     assert_equals_reference(
         output.sequences, model, inputs, config=config, selector=selector, new_tokens=8, seed=3
     )
+
+
+class AttentionOfItsOwn(LlamaAttention):
+    """Like its parent, except beyond the tokens a self-test could see."""
+
+    def forward(self, hidden_states, position_embeddings=None, **others):
+        output, weights = super().forward(hidden_states, position_embeddings, **others)
+        return output * (1.0 if hidden_states.shape[1] < 8 else 1.5), weights
+
+
+class ScaledLinear(torch.nn.Linear):
+    def forward(self, input):
+        return super().forward(input) * 1.5
+
+
+def replaced(model, kind):
+    """Puts an attention of the caller's own into the model; returns what undoes it."""
+    layer = model.model.layers[1]
+    before = layer.self_attn
+    if kind == "module":
+        layer.self_attn = AttentionOfItsOwn(model.config, 1).eval()
+        layer.self_attn.load_state_dict(before.state_dict())
+        return lambda: setattr(layer, "self_attn", before)
+    if kind == "forward of the class":
+        own = LlamaAttention.forward
+        LlamaAttention.forward = lambda self, *a, **k: own(self, *a, **k)
+        return lambda: setattr(LlamaAttention, "forward", own)
+    own = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+    return own.remove
+
+
+@pytest.mark.parametrize("kind", ["module", "forward of the class", "hook of all modules"])
+def test_code_of_the_callers_own_expands(kind):
+    """Also when it comes after the first use of the model; and not when it has gone again."""
+    model = build_model("llama")
+    assert attach(model).tree
+    undo = replaced(model, kind)
+    try:
+        assert not attach(model).tree
+        reason = {"hook of all modules": "all modules have a forward hook"}.get(
+            kind, "is not transformers' own"
+        )
+        assert reason in attach(model).reason
+    finally:
+        undo()
+    assert attach(model).tree
+
+
+def test_a_layer_of_one_tensor_does_not():
+    """As packages for quantised weights bring them."""
+    model = build_model("llama")
+    layer = model.model.layers[0].mlp
+    layer.up_proj = ScaledLinear(layer.up_proj.in_features, layer.up_proj.out_features, bias=False)
+    assert attach(model.eval()).tree

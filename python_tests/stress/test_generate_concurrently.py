@@ -82,10 +82,24 @@ def test_an_event_loop_streams_the_text(way):
     assert asyncio.run(all_requests()) == expected
 
 
-def test_a_forked_process_generates():
-    """OpenMP's threads are not copied by a fork, and a child that waits for them never ends."""
-    command = [sys.executable, "-W", "always", forked_generation.__file__]
+def forked(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "always", forked_generation.__file__, *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_a_forked_process_generates():
+    """OpenMP's threads are not copied by a fork, and a child that waits for them never ends; nor
+    does one that waits for a lock which an ending thread held.
+    """
+    result = forked()
     assert result.stdout == "the same\n"
     assert result.stderr.count("RuntimeWarning: generate: this process was forked") == 1
+
+
+def test_a_process_forked_beside_a_computing_thread_refuses():
+    assert forked("beside").stdout == (
+        "generate: a process must be forked while no other thread computes (locks they held stay "
+        "locked in it: start processes by 'spawn'), got one that was forked beside them\n"
+    )

@@ -33,7 +33,7 @@ from s2t_ext.hf.adapters import AdapterSwitch, has_adapter
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.generate_internals import BaseStreamer, GenerateCall, experts_for_decoding
 from s2t_ext.hf.identity import end_token_ids
-from s2t_ext.native.forking import keep_to_one_thread_after_fork
+from s2t_ext.native.forking import prepare_for_forks
 from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
 from s2t_ext.triggers import TriggerInputs
 
@@ -52,7 +52,7 @@ def decode(
     **model_kwargs: Any,
 ) -> S2TGenerateOutput | torch.Tensor:
     """What all three ways into `generate` call, with the arguments transformers prepared."""
-    keep_to_one_thread_after_fork()
+    prepare_for_forks()
     plan = make_plan(
         model, input_ids, options, generation_config, logits_processor, model_kwargs, call
     )

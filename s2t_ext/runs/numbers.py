@@ -5,7 +5,7 @@ numpy's and torch's, of any width, whatever torch's default dtype is.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from numbers import Integral, Real
 from typing import Any
 
@@ -45,7 +45,7 @@ def positive(where: str, name: str, value: Any) -> float:
 def integers(where: str, name: str, values: Any) -> list[int]:
     """A sequence of whole numbers: a list, a tuple, a range, a tensor or an array of one axis."""
     plain = values.tolist() if hasattr(values, "tolist") else values
-    if isinstance(plain, (str, bytes)) or not isinstance(plain, Iterable):
+    if isinstance(plain, (str, bytes, Set)) or not isinstance(plain, Iterable):
         raise ValueError(f"{where}: {name} must be a sequence of integers, got {values!r}")
     return [integer(where, name, value) for value in plain]
 

@@ -60,6 +60,7 @@ class ExpandStep:
             None if context.attention_mask is None else context.attention_mask[rows],
             _take_rows(context.position_ids, rows, batch),
             context.model_kwargs,
+            types={n: types[rows] for n, types in _token_types(context).items()},
             rows=rows,
         )
         spread = (starts[:, None] + torch.arange(k, device=starts.device)).clamp(
@@ -92,6 +93,10 @@ class ExpandStep:
             None if mask is None else mask[:, :-1],
             None if positions is None else positions[..., :-1],
             context.model_kwargs,
+            {
+                n: types[:, : context.input_ids.shape[1]]
+                for n, types in _token_types(context).items()
+            },
             # Some models read the mask of the prompt only then.
             is_first_iteration=context.num_pending == context.input_ids.shape[1],
         )
@@ -106,6 +111,7 @@ class ExpandStep:
         mask: torch.Tensor | None,
         positions: torch.Tensor | None,
         model_kwargs: dict[str, Any],
+        types: dict[str, torch.Tensor],
         is_first_iteration: bool = False,
         rows: torch.Tensor | None = None,
     ) -> tuple[Any, torch.Tensor]:
@@ -117,6 +123,7 @@ class ExpandStep:
             **({} if cache is None else {cache_name(model_kwargs): cache}),
             attention_mask=mask,
             **({} if positions is None else {"position_ids": positions}),
+            **types,
             **options,
         )
         adapters = contextlib.nullcontext() if rows is None else self._adapters.of(rows)
@@ -191,7 +198,20 @@ def _restorer(cache: Cache) -> Callable[[], None]:
     return restore
 
 
-_CARRIED_ELSEWHERE = {"attention_mask", "position_ids", "inputs_embeds", *ALL_CACHE_NAMES}
+#: Text or image, of every token of every row; a mask may be made of them.
+_TOKEN_TYPES = ("token_type_ids", "mm_token_type_ids", "moe_mm_token_type_ids")
+_CARRIED_ELSEWHERE = {
+    "attention_mask",
+    "position_ids",
+    "inputs_embeds",
+    *_TOKEN_TYPES,
+    *ALL_CACHE_NAMES,
+}
+
+
+def _token_types(context: CandidateContext) -> dict[str, torch.Tensor]:
+    given = context.model_kwargs
+    return {name: given[name] for name in _TOKEN_TYPES if given.get(name) is not None}
 
 
 def _take_rows(tensor: torch.Tensor | None, rows: torch.Tensor, batch: int) -> torch.Tensor | None:

@@ -16,6 +16,7 @@ from s2t_ext.hf.attention.candidate_attention import unknown_attention
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_cache import candidate_cache
 from s2t_ext.hf.context import CandidateContext
+from s2t_ext.hf.hooks import foreign_class
 from s2t_ext.hf.logits_head import LogitsHead, find_logits_head, untested_head
 from s2t_ext.hf.model_state import find_once, findings, input_device, interference
 
@@ -106,6 +107,9 @@ def _why_not(model: PreTrainedModel, head: LogitsHead, *, ragged: bool) -> str |
         return f"the attention implementation {attention!r} is not one of transformers' own"
     if model.is_remote_code():
         return f"{name} is remote code, whose attention may depend on the length"
+    own = foreign_class(model)
+    if own is not None:
+        return own
     config = model.config.get_text_config(decoder=True)
     try:
         cache = candidate_cache(config)
