@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 
 import pytest
 from collecting import PROMPTS, make_model
@@ -202,3 +203,11 @@ def test_wrong_values_are_refused_before_anything_runs(task, tmp_path):
     assert "adapt evaluate" in message and "--batch-size" in message and "integer" in message
     assert not (tmp_path / "out").exists()
     assert "--model must be given, here or in the recipe" in error_of("adapt", "--output", "X")
+
+
+def test_without_the_grader_nothing_is_collected(task, tmp_path, monkeypatch):
+    """Known before anything is done, and not after the last but one stage."""
+    monkeypatch.setitem(sys.modules, "math_verify", None)  # as if it were not installed
+    message = error_of(*command(task, tmp_path / "new"))
+    assert "pip install 's2t_ext[eval]'" in message
+    assert not (tmp_path / "new" / "collection").exists()

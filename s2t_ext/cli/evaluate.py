@@ -85,6 +85,7 @@ def evaluate(
         check_path("--model", model)
         if teacher is not None:
             check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
+        from s2t_ext.evaluation.grading import Grader
         from s2t_ext.evaluation.tasks import load_task
 
         every = [
@@ -96,8 +97,8 @@ def evaluate(
             max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template
         )
         check_output("evaluate", output / "config.json", {**settings, "problems": len(every)})
+        Grader.check(every)  # before the models are loaded
         import s2t_ext
-        from s2t_ext.evaluation.grading import Grader
         from s2t_ext.evaluation.policies import make_policy
 
         student, tokenizer = load_model(model, dtype)

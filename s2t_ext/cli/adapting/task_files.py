@@ -93,11 +93,14 @@ def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
         What `evaluate --task` takes: a name, a file, or None without answers to grade.
 
     Raises:
-        ValueError: if nothing is left to learn from.
+        ValueError: if nothing is left to learn from. ImportError: without the package that the
+            test is graded with.
     """
+    from s2t_ext.evaluation.grading import Grader
     from s2t_ext.runs.files import write_atomically
 
     learnt, tested, test = _task(source) if source.task is not None else _files(source, folder)
+    Grader.check(tested)  # before anything is collected
     texts = {problem.prompt for problem in tested}
     learnt = [prompt for prompt in learnt if prompt.text not in texts][: source.problems]
     if not learnt:
