@@ -1,8 +1,11 @@
 """The OpenAI server: concurrent clients, refusals as HTTP 400, statistics."""
 
 import concurrent.futures
+import contextlib
 import importlib.metadata
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,11 +15,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 from document_blocks import ROOT, blocks, programs
 from vllm_engine import environment
 from vllm_requests import make_prompts, make_request
 
 import s2t_ext
+from s2t_ext import Teacher
 
 pytestmark = pytest.mark.vllm
 
@@ -69,12 +74,16 @@ class Server:
         command += ["--served-model-name", "MODEL"]
         self.log = (folder / "server.log").open("w+")
         self.process = subprocess.Popen(
-            command, env=environment(entry_points(folder)), stdout=self.log, stderr=self.log
+            command,
+            env=environment(entry_points(folder)),
+            stdout=self.log,
+            stderr=self.log,
+            start_new_session=True,  # its engine is a process too, and ends with it
         )
         self._wait()
 
     def _wait(self):
-        for _ in range(300):
+        for _ in range(900):
             if self.process.poll() is not None:
                 break
             try:
@@ -106,8 +115,10 @@ class Server:
         try:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +165,25 @@ def test_statistics(server):
     with pytest.raises(urllib.error.HTTPError) as error:
         server.get("/v1/s2t/statistics?request_id=nobody")
     assert error.value.code == 404
+
+
+def test_the_server_as_a_teacher(server, tiny):
+    """Log-probabilities of exactly the student's support, which vLLM's list of 20 would cut."""
+    (ids,) = make_prompts((40,))
+    first = 30
+    logits = torch.randn(10, 1024, generator=torch.Generator().manual_seed(2))
+    support = s2t_ext.ops.propose_candidates(logits, 64, 64)
+    question = (torch.tensor(ids), first, support.ids, support.logits)
+    expected = Teacher.from_model(tiny.model).label_trajectory(*question)
+    plain = {"return_tokens_as_token_ids": True, "vllm_xargs": {"s2t": "off"}}
+    teacher = Teacher.from_server(server.url, "MODEL", extra_body=plain)
+    actual = teacher.label_trajectory(*question)
+    assert teacher.mode == "ids"
+    for name in ("kl", "candidate_logprobs"):
+        torch.testing.assert_close(
+            getattr(actual, name), getattr(expected, name), atol=1e-4, rtol=1e-4
+        )
+    assert torch.equal(actual.teacher_argmax, expected.teacher_argmax)
 
 
 def test_the_documentation_s_requests(server):
