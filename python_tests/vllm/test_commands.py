@@ -56,3 +56,34 @@ def test_what_an_engine_cannot_do_is_refused(tiny, sliding, tmp_path):
         done = run("collect", *options, *more)
         assert done.returncode == 2 and message in done.stderr, done.stderr[-2000:]
     assert not (tmp_path / "none").exists()
+
+
+def test_evaluate(tiny, tmp_path):
+    """Greedy and s2t-local answers of both engines are the same, and so are their counts."""
+    problems = tmp_path / "problems.jsonl"
+    lines = [{"question": text, "answer": "4"} for text in PROMPTS]
+    problems.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ["--model", tiny.folder, "--selector", tiny.selector_folder, "--task", problems]
+    options += ["--dtype", "float32", "--max-new-tokens", 16, "--policy", "greedy"]
+    options += ["--policy", "s2t-local", "--local-trigger", "margin", "--local-threshold", 0.2]
+    in_engine = ["--engine", "vllm", "--engine-options", '{"enforce_eager": true}']
+    in_engine += ["--policy", "maj@3"]
+    for name, engine in (("transformers", []), ("vllm", in_engine)):
+        done = run("evaluate", *options, *engine, "--output", tmp_path / name)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    def results(engine, policy):
+        text = (tmp_path / engine / "results" / f"{policy}.jsonl").read_text()
+        return {r["key"]: r for r in map(json.loads, text.splitlines())}
+
+    for policy in ("greedy", "s2t-local"):
+        expected, found = results("transformers", policy), results("vllm", policy)
+        for key, result in expected.items():
+            for name in ("texts", "tokens", "triggers", "changed", "truncated"):
+                assert found[key][name] == result[name], (policy, key, name)
+    assert sum(result["changed"] for result in found.values()) > 0
+    texts = [result["texts"] for result in results("vllm", "maj@3").values()]
+    assert [len(paths) for paths in texts] == [3] * len(PROMPTS)
+    assert any(len(set(paths)) > 1 for paths in texts)  # the paths have seeds of their own
+    settings = json.loads((tmp_path / "vllm" / "policies" / "greedy.json").read_text())
+    assert settings["engine"] == "vllm"

@@ -51,7 +51,7 @@ def check_engine(engine: str, options: str | None, policy: str | None) -> dict[s
     if importlib.util.find_spec("vllm") is None:
         raise ImportError("--engine vllm: vllm must be installed (pip install 's2t_ext[vllm]')")
     kind = str(policy).partition("@")[0]
-    if kind in ("teacher", "takeover", "s2t", "s2t-local-pps"):
+    if kind in ("adapted", "teacher", "takeover", "s2t", "s2t-local-pps"):
         raise ValueError(
             f"--policy must ask no teacher and no base with --engine vllm, got {policy}"
         )
@@ -97,14 +97,14 @@ def load_engine(
         length: Tokens of the longest prompt and its answer.
         arguments: Of `vllm.LLM`, from --engine-options.
         selector: Folder or hub repository, for choices.
-        config: How choices are made.
+        config: How choices are made where a request does not say; None: it makes none.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm import LLM
 
     options: dict[str, Any] = {"dtype": dtype, "max_model_len": length}
-    if selector is not None and config is not None:
-        decoding = {**config.to_dict(), "selector": selector}
+    if selector is not None:
+        decoding = {**(config.to_dict() if config else {"trigger": "never"}), "selector": selector}
         options["worker_cls"] = "s2t_ext.vllm.Worker"
         options["additional_config"] = {"s2t": decoding}
     return LLM(model, **{**options, **arguments})

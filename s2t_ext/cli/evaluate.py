@@ -17,6 +17,13 @@ from s2t_ext.cli.common import (
     show,
     wrote,
 )
+from s2t_ext.cli.engines import (
+    Engine,
+    EngineOptions,
+    check_engine,
+    load_engine,
+    longest_prompt,
+)
 from s2t_ext.cli.options import (
     AsJson,
     Dtype,
@@ -72,6 +79,8 @@ def evaluate(
     use_chat_template: UseChatTemplate = True,
     teacher_model_name: TeacherModelName = None,
     teacher_cache_dir: TeacherCacheDir = None,
+    engine: Engine = "transformers",
+    engine_options: EngineOptions = None,
     code_timeout: Annotated[float, typer.Option(help="Seconds for one program.")] = 10.0,
     code_memory_mb: Annotated[int, typer.Option(help="Memory of one program.")] = 1024,
     as_json: AsJson = False,
@@ -83,6 +92,7 @@ def evaluate(
     with one_line_errors(resumes=True):
         _check_policies(policy, selector, teacher)
         check_path("--model", model)
+        arguments = [check_engine(engine, engine_options, name) for name in policy][0]
         if teacher is not None:
             check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
         from s2t_ext.evaluation.grading import Grader
@@ -102,6 +112,10 @@ def evaluate(
         from s2t_ext.evaluation.policies import make_policy
 
         student, tokenizer = load_model(model, dtype)
+        llm = None
+        if engine == "vllm":
+            length = longest_prompt(tokenizer, [p.prompt for p in every], use_chat_template)
+            llm = load_engine(model, dtype, length + max_new_tokens, arguments, selector)
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         options: dict[str, Any] = dict(
             k=k,
@@ -124,6 +138,7 @@ def evaluate(
             teacher=large,
             selector=chosen,
             batch_size=batch_size,
+            engine=llm,
             progress=progress(),
             **settings,
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
@@ -132,10 +147,7 @@ def evaluate(
         if any(name not in found or found[name]["problems"] < len(every) for name in policy):
             say("this process has done its share; the one that ends last reports")
             return
-        if as_json:
-            show(summary, as_json)
-        else:
-            _print(summary)
+        _print(summary, as_json)
         wrote(output / "summary.md")
 
 
@@ -156,8 +168,11 @@ def _check_policies(names: list[str], selector: str | None, teacher: str | None)
             raise ValueError(f"--teacher must be given for --policy {name}, got none")
 
 
-def _print(summary: dict[str, Any]) -> None:
-    """The tables of summary.md, as far as 80 columns hold them."""
+def _print(summary: dict[str, Any], as_json: bool) -> None:
+    """JSON, or the tables of summary.md, as far as 80 columns hold them."""
+    if as_json:
+        show(summary, as_json)
+        return
     from rich.console import Console
 
     console = Console()

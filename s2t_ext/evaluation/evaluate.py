@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from tqdm.auto import tqdm
 
+from s2t_ext.evaluation.engine_runner import EngineRunner
 from s2t_ext.evaluation.grading import Grader
 from s2t_ext.evaluation.policies import Answer, Policy, PolicyRunner, make_policy
 from s2t_ext.evaluation.report import summarize, write_reports
@@ -39,6 +40,7 @@ def evaluate(
     seed: int = 0,
     use_chat_template: bool = True,
     grader: Grader | None = None,
+    engine: Any = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
     """Answers every problem with every policy, grades, and compares.
@@ -61,6 +63,9 @@ def evaluate(
         batch_size: Answers at a time.
         seed: Of sampling and bootstrap.
         grader: Limits of the grading; None takes the defaults.
+        engine: A `vllm.LLM` of the student, which answers instead, a batch at once: greedily, by
+            majority, or with a selector's choices if it has our worker. Its random numbers are its
+            own, so the settings of a policy name it; it does not tell its forward passes.
         progress: Show a progress bar per policy; None shows it on a terminal.
 
     Returns:
@@ -75,28 +80,24 @@ def evaluate(
     Grader.check(problems)
     if teacher is not None and teacher.tokenizer is not None:
         check_same_tokenizer(tokenizer, teacher.tokenizer, "evaluate")
-    runner = PolicyRunner(
-        model,
-        tokenizer,
-        teacher,
-        selector,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        use_chat_template=use_chat_template,
+    options: dict[str, Any] = dict(
+        max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template
     )
+    parts = (model, tokenizer, teacher, selector)
+    runner = EngineRunner(engine, *parts, **options) if engine else PolicyRunner(*parts, **options)
     for policy in chosen:
         runner.check(policy)
     settings = {
         "student": describe_base_model(unwrap_model(model)),
         "problems": len(problems),
         "problems_sha256": _digest([p.to_dict() for p in problems]),
-        **dict(max_new_tokens=max_new_tokens, seed=seed, use_chat_template=use_chat_template),
+        **options,
     }
     run = RunFolder(output, settings, "evaluate")
     try:
         with grader or Grader() as judge:
             for policy in chosen:
-                _settle(run, policy, teacher, selector)
+                _settle(run, policy, teacher, selector, engine is not None)
                 _run_policy(run, runner, judge, policy, problems, batch_size, progress)
     finally:  # an interrupted run has a summary too, of what there is
         summary = _summarize(run, problems, seed)
@@ -144,10 +145,16 @@ def _check(problems: Sequence[Problem], policies: Sequence[Policy]) -> None:
 
 
 def _settle(
-    run: RunFolder, policy: Policy, teacher: Teacher | None, selector: Selector | None
+    run: RunFolder,
+    policy: Policy,
+    teacher: Teacher | None,
+    selector: Selector | None,
+    in_engine: bool,
 ) -> None:
     """Writes down what decides a policy's results, or refuses to mix two that differ."""
     settings: dict[str, Any] = policy.to_dict()
+    if in_engine:
+        settings["engine"] = "vllm"
     if policy.needs_teacher:
         assert teacher is not None
         settings["teacher"] = describe_teacher(teacher)

@@ -148,7 +148,7 @@ class Answer:
         triggers: Steps that needed a choice.
         changed: Choices that changed the token.
         ended_by_choice: Paths that a choice ended where they would have gone on.
-        forward_passes: Of the student.
+        forward_passes: Of the student; 0 in a vLLM engine, which does not tell.
         tokens_through_model: Of the student.
         teacher_forward_passes: Of the teacher; calls of a batch are shared by its rows.
         seconds: Wall-clock time.
