@@ -94,7 +94,9 @@ def test_it_learns_the_training_groups(tmp_path, collection, method, kind):
 def test_the_selector_is_saved_calibrated_and_decodes(tmp_path, collection, method):
     config = DistillConfig(method=method, **FAST)
     result = distill(make_model(1), collection, tmp_path, config, trigger_rate=0.25)
-    assert result.quality.agreement >= result.quality.student_agreement
+    assert (
+        result.quality.net_recall >= 0
+    )  # of nothing but overrides that break, none is let through
     # A trigger head is kept where it finds as many steps as the entropy, at the same rate.
     has_head = result.quality.trigger_recall >= result.quality.entropy_recall
     assert (result.selector.trigger_head is not None) == has_head

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from s2t_ext.distillation.groups import Group, Trajectory
-from s2t_ext.distillation.quality.held_out import HeldOut
+from s2t_ext.distillation.quality.held_out import OWN_RANKING, HeldOut
 from s2t_ext.distillation.quality.ngrams import NgramModel, ngram_bar, ngram_keys
 from s2t_ext.distillation.quality.overrides import choose_margin, count_overrides, override_choices
 
@@ -57,6 +57,20 @@ def test_a_learned_trigger_must_find_as_much_as_the_entropy():
         data = held_out()
         data.trigger, data.entropy, data.kl = trigger, steps, steps
         assert data.trigger_is_worth_it(14.5) == worth
+
+
+def test_the_prior_weight_is_chosen_with_the_margin():
+    """By agreement alone the student's own ranking wins here, and nothing would be mended."""
+    teacher = torch.tensor([[0.2, 0.8]] * 2 + [[0.7, 0.3]] * 8)
+    scores = torch.tensor([[0.0, 1.0]] * 2 + [[0.0, 0.5]] * 5 + [[0.5, 0.0]] * 3)
+    logprobs = torch.tensor([[0.6, 0.4]]).log().repeat(10, 1)
+    none, mask = torch.zeros(0), torch.ones(10, 2, dtype=torch.bool)
+    data = HeldOut(scores, logprobs, mask, teacher, none, none, none)
+    weight = data.prior_weight_for_margin(OWN_RANKING, 0.2)
+    quality = data.quality(weight, 0.5, data.best_margin(weight, 0.2))
+    assert quality.net_recall == 1.0 and quality.harm_rate == 0.0
+    useless = HeldOut(-scores, logprobs, mask, teacher, none, none, none)
+    assert useless.prior_weight_for_margin(OWN_RANKING, 0.2) == OWN_RANKING
 
 
 def test_bands_of_entropy():

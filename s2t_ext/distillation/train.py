@@ -79,7 +79,8 @@ def distill(
         trigger_rate: Share of steps at which the calibrated triggers fire, in (0, 1).
         harm_limit: The override margin is chosen on the held-out groups at which the entropy
             trigger fires: that of the highest net recall at which at most this share of the
-            overrides is harmful (`choose_margin`). None keeps that of `decoding`.
+            overrides is harmful (`choose_margin`), and with it the prior weight, unless the prior
+            is "none". None keeps the margin of `decoding`.
         start: A selector without adapter (or its folder) whose score rows and trigger head training
             begins with, such as one of method "rows", which takes minutes; None begins with random
             rows. A head that already fits bends an adapter less (linear probing, then fine-tuning:
@@ -186,7 +187,12 @@ def _settle_margin(
     threshold = None if entropy is None else entropy.threshold
     decoding = selector.decoding or S2TConfig()
     if harm_limit is not None and measured.scores.shape[0]:
-        margin = measured.at_trigger(threshold).best_margin(weight, harm_limit)
+        decoded = measured.at_trigger(threshold)
+        if run.config.prior != "none":
+            weight = selector.prior_weight = decoded.prior_weight_for_margin(weight, harm_limit)
+            with torch.no_grad():
+                run.head.prior_weight.fill_(weight)
+        margin = decoded.best_margin(weight, harm_limit)
         decoding = selector.decoding = replace(decoding, override_margin=margin)
     quality = measured.quality(
         weight,

@@ -53,3 +53,12 @@ def integers(where: str, name: str, values: Any) -> list[int]:
 def _scalar(value: Any) -> Any:
     """The Python number in a numpy scalar or in a tensor or array without axes."""
     return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
+def without_nan(value: Any) -> Any:
+    """Nested plain values, with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,6 +11,7 @@ import torch
 from s2t_ext.distillation.losses import favourite
 from s2t_ext.distillation.quality.overrides import choose_margin, count_overrides, override_choices
 from s2t_ext.distillation.quality.ranks import auc, spearman
+from s2t_ext.runs.numbers import without_nan
 
 #: Entropy bands of the report: shares of all steps, from the most uncertain one on.
 BANDS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -81,7 +82,7 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; NaN is None."""
-        return {name: _without_nan(value) for name, value in asdict(self).items()}
+        return {name: without_nan(value) for name, value in asdict(self).items()}
 
 
 @dataclass
@@ -255,13 +256,33 @@ class HeldOut:
         The last makes sure that a selector is never worse on these groups than not selecting.
         """
         best = favourite(self.mask, self.teacher)
-        weights = [trained, *(trained * 2.0**i for i in (-2, -1, 1, 2) if trained > 0)]
-        weights += [0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 0.0, OWN_RANKING]
+        weights = _tried_weights(trained)
 
         def agreement(weight: float) -> float:
             return _mean(favourite(self.mask, _above_zero(self.totals(weight))) == best)
 
         return max(weights, key=lambda w: (agreement(w), w == trained, -weights.index(w)))
+
+    def prior_weight_for_margin(self, prior_weight: float, harm_limit: float) -> float:
+        """The prior weight of the highest net recall, each with its own `best_margin`; the given
+        one unless another is better.
+
+        A selector that agrees with the teacher less often than the student's own ranking does can
+        still mend more than it breaks where it is sure.
+        """
+
+        def worth(weight: float) -> float:
+            margin = self.best_margin(weight, harm_limit)
+            found = count_overrides(self.totals(weight), self.mask, self.teacher, margin)
+            return found.right - found.harmful
+
+        weights = _tried_weights(prior_weight)
+        return max(weights, key=lambda w: (worth(w), w == prior_weight, -weights.index(w)))
+
+
+def _tried_weights(first: float) -> list[float]:
+    weights = [first, *(first * 2.0**i for i in (-2, -1, 1, 2) if first > 0)]
+    return weights + [0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 0.0, OWN_RANKING]
 
 
 #: A prior weight at which scores (in [0, 1]) hardly ever overturn the student's own ranking.
@@ -275,12 +296,3 @@ def _above_zero(values: torch.Tensor) -> torch.Tensor:
 
 def _mean(values: torch.Tensor) -> float:
     return float(values.double().mean()) if values.numel() else float("nan")
-
-
-def _without_nan(value: Any) -> Any:
-    """Nested plain values, with None for what JSON has no number for."""
-    if isinstance(value, dict):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
