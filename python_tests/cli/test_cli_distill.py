@@ -6,16 +6,19 @@ import pytest
 import torch
 from collecting import PROMPTS, make_model
 from command_line import call, error_of
+from peft import AutoPeftModelForCausalLM
 from research_lines import lines_of, write
 from transformers import AutoModelForCausalLM
 
 import s2t_ext
 from s2t_ext import LossConfig, Selector
+from s2t_ext.cli.common import load_model
 from s2t_ext.cli.distill import loss_config
 from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.exporting.card import _verdict
 from s2t_ext.exporting.folder import upload
+from s2t_ext.hf.adapters import has_adapter
 
 FLOAT = ("--dtype", "float32")
 
@@ -143,8 +146,8 @@ def test_on_policy_distillation_leaves_an_adapter_that_the_commands_load(folders
     run = folders / "run-tokens"
     command = (
         "distill", "--model", folders / "student", "--collection", folders / "data",
-        "--output", run, "--objective", "tokens", "--epochs", 1, "--lora-r", 2, "--lora-alpha", 4,
-        "--lora-targets", "q_proj,v_proj", *FLOAT,
+        "--output", run, "--objective", "tokens", "--epochs", 2, "--lora-r", 2, "--lora-alpha", 4,
+        "--lora-targets", "q_proj,v_proj", "--learning-rate", 1e-2, *FLOAT,
     )  # fmt: skip
     rule = "loss must have teacher_kl_weight or sft_weight above 0 for objective='tokens'"
     assert rule in error_of(*command)
@@ -155,6 +158,12 @@ def test_on_policy_distillation_leaves_an_adapter_that_the_commands_load(folders
     assert written["r"] == 2 and written["lora_alpha"] == 4
     assert sorted(written["target_modules"]) == ["q_proj", "v_proj"]
     assert (run / "adapter" / "adapter_model.safetensors").stat().st_size < 10_000
+    model, _ = load_model(str(run / "adapter"), "float32")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    expected = AutoPeftModelForCausalLM.from_pretrained(run / "adapter")(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected)
+    assert not torch.allclose(expected, make_model(1)(ids).logits, atol=1e-6, rtol=0)
+    assert not has_adapter(model)  # nothing that takes an adapter off, such as greedy, undoes it
     text, _ = call(
         "generate", "--model", run / "adapter", "--prompt", PROMPTS[0],
         "--max-new-tokens", 5, "--no-chat", *FLOAT,

@@ -212,6 +212,13 @@ def load_model(
         if device_map is not None:
             options["device_map"] = device_map
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+        if getattr(model, "peft_config", None):
+            # An adapter's folder is the adapted model, whose weights are its own from here on: what
+            # decodes with the base proposing would take the adapter off.
+            from peft import AutoPeftModelForCausalLM
+
+            model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
+            model = model.merge_and_unload()
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
     if device_map is None:
