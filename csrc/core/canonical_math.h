@@ -37,18 +37,38 @@ S2T_HOST_DEVICE float fma_canonical(float a, float b, float c) {
 // exp_canonical and what multiplies its argument treat differences below this one as -inf.
 constexpr float kExpCutoff = -87.0f;
 
-// The last step of exp_canonical: value * 2^n, 0 where d < kExpCutoff or NaN. `shifted` is n +
-// kRound.
-S2T_HOST_DEVICE float scale_in_range(float value, float n, float shifted, float d) {
+// d, but kExpCutoff where it is less or NaN.
+S2T_HOST_DEVICE float at_least_cutoff(float d) { return d > kExpCutoff ? d : kExpCutoff; }
+
+// value * 2^n for a normal result. `shifted` is n + kRound, whose low bits are those of n.
+S2T_HOST_DEVICE float scale_by_power(float value, float n, float shifted) {
   (void)n;
-  const float scaled = bits_float(float_bits(value) + (float_bits(shifted) << 23));
+#ifdef __CUDA_ARCH__
+  // One instruction, where PTX has a shift and an addition for the expression below.
+  uint32_t bits;
+  asm("mad.lo.u32 %0, %1, 0x800000, %2;"
+      : "=r"(bits)
+      : "r"(float_bits(shifted)), "r"(float_bits(value)));
+  return bits_float(bits);
+#else
+  return bits_float(float_bits(value) + (float_bits(shifted) << 23));
+#endif
+}
+
+// The last step of exp_canonical: 0 where d < kExpCutoff or NaN.
+S2T_HOST_DEVICE float scale_in_range(float value, float n, float shifted, float d) {
+  const float scaled = scale_by_power(value, n, shifted);
   return d >= kExpCutoff ? scaled : 0.0f;
 }
 
-// e^d for d <= 0: relative error below 4e-7, exactly 1 at 0, exactly 0 below kExpCutoff and for
-// NaN. Real is float, or a vector type with the same operators and overloads.
+// e^d = value * 2^n. Real is float, or a vector type with the same operators and overloads.
 template <typename Real>
-S2T_HOST_DEVICE Real exp_canonical(Real d) {
+struct ScaledExp {
+  Real value, n, shifted;
+};
+
+template <typename Real>
+S2T_HOST_DEVICE ScaledExp<Real> scaled_exp(Real d) {
   const Real kLog2E = Real(1.44269504f), kMinusLn2 = Real(-0.693147182f);
   const Real kRound = Real(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Real shifted = fma_canonical(d, kLog2E, kRound);
@@ -60,13 +80,28 @@ S2T_HOST_DEVICE Real exp_canonical(Real d) {
   value = fma_canonical(value, r, Real(0x1.fffdc0p-2f));
   value = fma_canonical(value, r, Real(0x1.fffff6p-1f));
   value = fma_canonical(value, r, Real(1.0f));
-  return scale_in_range(value, n, shifted, d);
+  return {value, n, shifted};
+}
+
+// e^d for d <= 0: relative error below 4e-7, exactly 1 at 0, exactly 0 below kExpCutoff and for
+// NaN.
+template <typename Real>
+S2T_HOST_DEVICE Real exp_canonical(Real d) {
+  const ScaledExp<Real> e = scaled_exp(d);
+  return scale_in_range(e.value, e.n, e.shifted, d);
+}
+
+// The same for kExpCutoff <= d <= 0, where nothing has to be cut off.
+template <typename Real>
+S2T_HOST_DEVICE Real exp_in_range(Real d) {
+  const ScaledExp<Real> e = scaled_exp(d);
+  return scale_by_power(e.value, e.n, e.shifted);
 }
 
 // total + weight * d where weight is exp_canonical(d): terms cut off there count as zero even
 // where d is -inf.
 S2T_HOST_DEVICE float add_weighted(float total, float weight, float d) {
-  return fma_canonical(weight, d > kExpCutoff ? d : kExpCutoff, total);
+  return fma_canonical(weight, at_least_cutoff(d), total);
 }
 
 // Natural logarithm of a positive, finite, normal double: absolute error below 1e-15 near 1.
@@ -143,32 +178,44 @@ S2T_HOST_DEVICE float chunk_tree_sum(float* partials) {
   return tree_sum(groups, kGroups);
 }
 
-// Of one chunk: the maximum, the sum of e^(x - maximum), and of e^(x - maximum) (x - maximum).
-// NaN and -inf elements contribute nothing; if the maximum is infinite both sums are 0.
+// Of one chunk: the maximum, the sum of e^d, and of e^d d, with d = x - maximum, but kExpCutoff
+// where that is less or NaN. So NaN and -inf elements, and those far below the maximum, contribute
+// e^kExpCutoff each: nothing beside the maximum's own term of 1. If the maximum is infinite both
+// sums are 0.
 struct ChunkStats {
   float maximum;
   float sum;
   float weighted_sum;
 };
 
+S2T_HOST_DEVICE bool is_finite(float value) {
+  return (float_bits(value) & 0x7F800000u) != 0x7F800000u;
+}
+
+// What is made of the two sums in the end. Of a chunk with one element that counts, the weighted
+// sum is 0 exactly, not the -1e-33 or less that a thousand cut off terms add up to.
+S2T_HOST_DEVICE ChunkStats finished_chunk(float maximum, float sum, float weighted_sum) {
+  constexpr float kCutOffTerms = -1e-32f;
+  if (!is_finite(maximum)) return {maximum, 0.0f, 0.0f};
+  return {maximum, sum, weighted_sum > kCutOffTerms ? 0.0f : weighted_sum};
+}
+
 // Scalar form over kChunkSize floats: the definition that SIMD and CUDA code must equal.
 S2T_HOST_DEVICE ChunkStats chunk_stats(const float* x) {
-  ChunkStats stats = {negative_infinity(), 0.0f, 0.0f};
-  for (int i = 0; i < kChunkSize; ++i) stats.maximum = x[i] > stats.maximum ? x[i] : stats.maximum;
+  float maximum = negative_infinity();
+  for (int i = 0; i < kChunkSize; ++i) maximum = x[i] > maximum ? x[i] : maximum;
   float sums[kChunkPartials], weighted_sums[kChunkPartials];
   for (int p = 0; p < kChunkPartials; ++p) {
     sums[p] = 0.0f;
     weighted_sums[p] = 0.0f;
     for (int i = p; i < kChunkSize; i += kChunkPartials) {
-      const float d = x[i] - stats.maximum;
-      const float e = exp_canonical(d);
+      const float d = at_least_cutoff(x[i] - maximum);
+      const float e = exp_in_range(d);
       sums[p] = sums[p] + e;
-      weighted_sums[p] = add_weighted(weighted_sums[p], e, d);
+      weighted_sums[p] = fma_canonical(e, d, weighted_sums[p]);
     }
   }
-  stats.sum = chunk_tree_sum(sums);
-  stats.weighted_sum = chunk_tree_sum(weighted_sums);
-  return stats;
+  return finished_chunk(maximum, chunk_tree_sum(sums), chunk_tree_sum(weighted_sums));
 }
 
 // -- one row --------------------------------------------------------------------------------------
@@ -181,10 +228,6 @@ struct RowStats {
   double sum;
   double weighted_sum;
 };
-
-S2T_HOST_DEVICE bool is_finite(float value) {
-  return (float_bits(value) & 0x7F800000u) != 0x7F800000u;
-}
 
 // Adds one chunk to its lane. row_maximum is the largest chunk maximum and must be finite.
 S2T_HOST_DEVICE void add_chunk(double* lane_sum,

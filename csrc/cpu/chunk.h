@@ -110,16 +110,16 @@ S2T_HOST_DEVICE ChunkStats walk_exponentials(const float* x, float maximum) {
   for (int p = 0; p < kPartialVecs; ++p) {
     Vec sum(0.0f), weighted_sum(0.0f);
     for (int i = p * kLanes; i < kChunkSize; i += kChunkPartials) {
-      const Vec d = load(x + i) - m;
-      const Vec e = exp_canonical(d);
+      const Vec d = at_least_cutoff(load(x + i) - m);
+      const Vec e = exp_in_range(d);
       sum = sum + e;
-      if (kWeighted) weighted_sum = add_weighted(weighted_sum, e, d);
+      if (kWeighted) weighted_sum = fma_canonical(e, d, weighted_sum);
     }
     sums[p] = sum;
     if (kWeighted) weighted_sums[p] = weighted_sum;
   }
-  return ChunkStats{maximum, chunk_tree_sum(sums),
-                    kWeighted ? chunk_tree_sum(weighted_sums) : 0.0f};
+  return finished_chunk(maximum, chunk_tree_sum(sums),
+                        kWeighted ? chunk_tree_sum(weighted_sums) : 0.0f);
 }
 
 // Chunk sum of exp_canonical((x - maximum) * inverse_temperature).

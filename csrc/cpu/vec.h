@@ -19,7 +19,8 @@
 //   mask_at_least(a, b)         bit i: a[i] >= b[i] (false for NaN)
 //   nan_mask(a, b)              bit i: a NaN in a[i] or b[i]
 //   zero_unless(mask, v)        v in the lanes of the mask, 0 in the others
-//   exp_canonical(d), add_weighted(total, weight, d)   as in core/canonical_math.h
+//   exp_canonical(d), exp_in_range(d), at_least_cutoff(d), add_weighted(total, weight, d)
+//                               as in core/canonical_math.h
 //   chunk_tree_sum(Vec[16])     as there, partial p in lane p % 16 of vector p / 16
 
 #include "core/canonical_math.h"

@@ -78,6 +78,18 @@ S2T_HOST_DEVICE Vec zero_unless(uint32_t mask, Vec v) {
   return v;
 }
 
+S2T_HOST_DEVICE Vec at_least_cutoff(Vec d) {
+  for (int i = 0; i < 16; ++i) d.lanes[i] = s2t::at_least_cutoff(d.lanes[i]);
+  return d;
+}
+
+S2T_HOST_DEVICE Vec scale_by_power(Vec value, Vec n, Vec shifted) {
+  for (int i = 0; i < 16; ++i) {
+    value.lanes[i] = s2t::scale_by_power(value.lanes[i], n.lanes[i], shifted.lanes[i]);
+  }
+  return value;
+}
+
 S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec n, Vec shifted, Vec d) {
   for (int i = 0; i < 16; ++i) {
     value.lanes[i] = s2t::scale_in_range(value.lanes[i], n.lanes[i], shifted.lanes[i], d.lanes[i]);

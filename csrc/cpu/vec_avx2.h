@@ -95,15 +95,22 @@ S2T_HOST_DEVICE Vec zero_unless(uint32_t mask, Vec v) {
   return Vec(zero_unless_of_8(mask, v.low), zero_unless_of_8(mask >> 8, v.high));
 }
 
-S2T_HOST_DEVICE __m256 scale_in_range(__m256 value, __m256 shifted, __m256 d) {
+S2T_HOST_DEVICE Vec at_least_cutoff(Vec d) { return max_ignoring_nan(d, Vec(kExpCutoff)); }
+
+S2T_HOST_DEVICE __m256 scale_by_power(__m256 value, __m256 shifted) {
   const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
-  const __m256 scaled = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), exponent));
-  return _mm256_and_ps(scaled, _mm256_cmp_ps(d, _mm256_set1_ps(kExpCutoff), _CMP_GE_OQ));
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(value), exponent));
 }
 
-S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec, Vec shifted, Vec d) {
-  return Vec(scale_in_range(value.low, shifted.low, d.low),
-             scale_in_range(value.high, shifted.high, d.high));
+S2T_HOST_DEVICE Vec scale_by_power(Vec value, Vec, Vec shifted) {
+  return Vec(scale_by_power(value.low, shifted.low), scale_by_power(value.high, shifted.high));
+}
+
+S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec n, Vec shifted, Vec d) {
+  const __m256 cutoff = _mm256_set1_ps(kExpCutoff);
+  const Vec scaled = scale_by_power(value, n, shifted);
+  return Vec(_mm256_and_ps(scaled.low, _mm256_cmp_ps(d.low, cutoff, _CMP_GE_OQ)),
+             _mm256_and_ps(scaled.high, _mm256_cmp_ps(d.high, cutoff, _CMP_GE_OQ)));
 }
 
 S2T_HOST_DEVICE Vec add_weighted(Vec total, Vec weight, Vec d) {

@@ -73,7 +73,13 @@ S2T_HOST_DEVICE Vec zero_unless(uint32_t mask, Vec v) {
   return Vec(_mm512_maskz_mov_ps(static_cast<__mmask16>(mask), v.v));
 }
 
+S2T_HOST_DEVICE Vec at_least_cutoff(Vec d) { return max_ignoring_nan(d, Vec(kExpCutoff)); }
+
 // value * 2^n is exact here, so scalef rounds nothing.
+S2T_HOST_DEVICE Vec scale_by_power(Vec value, Vec n, Vec) {
+  return Vec(_mm512_scalef_ps(value.v, n.v));
+}
+
 S2T_HOST_DEVICE Vec scale_in_range(Vec value, Vec n, Vec, Vec d) {
   const __mmask16 is_in_range = _mm512_cmp_ps_mask(d.v, _mm512_set1_ps(kExpCutoff), _CMP_GE_OQ);
   return Vec(_mm512_maskz_scalef_ps(is_in_range, value.v, n.v));

@@ -81,23 +81,20 @@ S2T_DEVICE float chunk_sum(Weight weight) {
 
 // chunk_stats() of core/canonical_math.h, by a warp.
 S2T_DEVICE ChunkStats warp_chunk_stats(const float (&x)[kHeldLogits], float lane_maximum) {
-  ChunkStats stats;
-  stats.maximum = warp_max(lane_maximum);
+  const float maximum = warp_max(lane_maximum);
   float sums[kGroup], weighted_sums[kGroup];
   S2T_UNROLL
   for (int e = 0; e < kGroup; ++e) {
     sums[e] = weighted_sums[e] = 0.0f;
     S2T_UNROLL
     for (int j = 0; j < kGroupsPerLane; ++j) {
-      const float d = x[kGroup * j + e] - stats.maximum;
-      const float weight = exp_canonical(d);
+      const float d = at_least_cutoff(x[kGroup * j + e] - maximum);
+      const float weight = exp_in_range(d);
       sums[e] = sums[e] + weight;
-      weighted_sums[e] = add_weighted(weighted_sums[e], weight, d);
+      weighted_sums[e] = fma_canonical(weight, d, weighted_sums[e]);
     }
   }
-  stats.sum = chunk_tree(sums);
-  stats.weighted_sum = chunk_tree(weighted_sums);
-  return stats;
+  return finished_chunk(maximum, chunk_tree(sums), chunk_tree(weighted_sums));
 }
 
 // The blocked ids, two to a lane; none is smaller than 0.
