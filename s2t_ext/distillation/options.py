@@ -24,8 +24,8 @@ class DistillConfig:
     #: lora: an adapter and the score rows; rows: the score rows on a frozen backbone, whose hidden
     #: states are computed once; full: all weights and the score rows.
     method: str = "lora"
-    #: selector: all terms of the loss; tokens: only those over tokens, which gives an adapter (or
-    #: weights) without a selector: plain on-policy distillation, or supervised fine-tuning.
+    #: "selector" trains by all terms of the loss; "tokens" by those over tokens alone, which gives
+    #: an adapter (or weights) without a selector: on-policy distillation, or fine-tuning.
     objective: str = "selector"
     loss: LossConfig = field(default_factory=LossConfig)
     epochs: int = 3
