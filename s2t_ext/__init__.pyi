@@ -47,6 +47,7 @@ from .native.info import info as info
 from .runs.prompts import Prompt as Prompt
 from .selectors.import_checkpoint import import_checkpoint as import_checkpoint
 from .selectors.parts import Calibration as Calibration
+from .selectors.parts import Projection as Projection
 from .selectors.parts import TriggerHead as TriggerHead
 from .selectors.selector import Selector as Selector
 from .teachers import Teacher as Teacher

@@ -22,6 +22,9 @@ _SECTION_OF = {
     **dict.fromkeys(
         ("prompt", "prompts", "system", "use_chat_template", "task", "problems", "split"), INPUT
     ),
+    **dict.fromkeys(("config", "test", "test_problems", "calibration_problems"), INPUT),
+    **dict.fromkeys(("adapt dtype",), MODELS),
+    **dict.fromkeys(("chooser",), DECODING),
     **dict.fromkeys(("collection", "held_out", "held_out_by", "rollouts_from"), INPUT),
     **dict.fromkeys(("rollouts", "temperature", "top_p", "max_new_tokens", "seed"), DECODING),
     **dict.fromkeys(("policy", "k", "rate", "trigger", "trigger_rate", "harm_limit"), DECODING),
