@@ -9,7 +9,7 @@ from models import make_selector, prompts, tiny_model, way_in
 from transformers import DynamicCache
 
 from s2t_ext import S2TConfig
-from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_name_of
 from s2t_ext.ops.reference import philox
 
 ENDLESS = dict(eos_token_id=None, pad_token_id=PAD, do_sample=False)
@@ -66,7 +66,7 @@ def test_the_next_turn_goes_on_with_it(name, end):
     )
     fired = [5 - 2 in row.triggered_steps for row in output.s2t.rows]
     assert fired == [end[0]] * 3
-    cache = {CACHE_ARGUMENT: output[CACHE_ARGUMENT]}
+    cache = {cache_name_of(model): output[CACHE_ARGUMENT]}
     if name in RECOMPUTED:
         expected = after_last(model, inputs, output.sequences, {})
         actual = after_last(model, inputs, output.sequences, cache)
