@@ -108,7 +108,8 @@ def decoding_method(
         s2t: Options, as in `generate`.
         selector: The score head, as in `generate`.
         teacher: The large model, as in `generate`.
-        seed: Key of all random numbers, as in `generate`.
+        seed: Key of all random numbers, as in `generate`, and the same for every call; with None
+            each call draws its own.
         on_step: Called with a `StepEvent` after every step.
         streamer: Gets every token once it is decided; one given to `model.generate` works too.
 
@@ -208,7 +209,8 @@ def patch(
         s2t: Options, as in `generate`.
         selector: The score head, as in `generate`.
         teacher: The large model, as in `generate`.
-        seed: Key of all random numbers, as in `generate`.
+        seed: Key of all random numbers, as in `generate`, and the same for every call; with None
+            each call draws its own.
         on_step: Called with a `StepEvent` after every step.
 
     Returns:

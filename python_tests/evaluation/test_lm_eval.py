@@ -44,6 +44,29 @@ def test_its_model_decodes_with_a_teacher(tmp_path):
     assert torch.equal(actual, expected)
 
 
+def test_repeats_are_different_samples(tmp_path):
+    """Whether one at a time or as a batch; and the same again with the same seed."""
+    pytest.importorskip("lm_eval", reason="lm-eval (the lm-eval extra) is not installed")
+    from lm_eval.api.instance import Instance
+
+    from s2t_ext.evaluation.lm_eval_model import S2TLM
+
+    student, _ = save_pair(tmp_path)
+    options = dict(until=["~"], max_gen_toks=8, do_sample=True, temperature=1.0)
+    answers = []
+    for batch_size in (1, 1, 8):
+        wrapped = S2TLM(
+            str(student), trigger="never", device="cpu", dtype="float32", batch_size=batch_size
+        )
+        requests = [
+            Instance("generate_until", {}, ("w5 w9", dict(options)), i, ("t", 0, 8))
+            for i in range(8)
+        ]
+        answers.append(wrapped.generate_until(requests, disable_tqdm=True))
+    assert len(set(answers[0])) > 4
+    assert answers[0] == answers[1] == answers[2]
+
+
 def test_a_task_of_the_harness_runs(tmp_path, monkeypatch):
     """From a file of questions to a score: all right where the answers are this decoding's own,
     not where they are the plain model's.
@@ -66,12 +89,12 @@ def test_a_task_of_the_harness_runs(tmp_path, monkeypatch):
     scores = {}
     for name in ("ours", "greedy"):
         lines = []
-        for question in questions:
+        for number, question in enumerate(questions):
             ids = wrapped.tokenizer(question, return_tensors="pt").input_ids
             arguments = dict(max_new_tokens=8, do_sample=False)
             if name == "ours":
                 output = s2t_ext.generate(
-                    plain, ids, s2t=config, teacher=large, seed=3, **arguments
+                    plain, ids, s2t=config, teacher=large, seed=3 + number, **arguments
                 )
             else:
                 output = plain.generate(ids, **arguments)

@@ -39,7 +39,8 @@ class S2TLM(HFLM):
         threshold: Likewise.
         select: Likewise.
         proposer: Likewise.
-        s2t_seed: Key of the random numbers.
+        s2t_seed: Key of the random numbers: the first row uses s2t_seed, every later one, of
+            whatever batch, the next integer. So repeats of a request are different samples.
     """
 
     def __init__(
@@ -62,13 +63,19 @@ class S2TLM(HFLM):
         given = dict(k=k, trigger=trigger, threshold=threshold, select=select, proposer=proposer)
         base = (chosen.decoding if chosen is not None else None) or S2TConfig()
         config = {**base.to_dict(), **{n: v for n, v in given.items() if v is not None}}
-        patch(
-            model,
+        self._s2t = (
             S2TConfig.from_dict(config),
             chosen,
             None if teacher is None else _load_teacher(teacher, model),
-            seed=s2t_seed,
         )
+        self._next_seed = s2t_seed
+        patch(model, *self._s2t, seed=s2t_seed)
+
+    def _model_generate(self, context: Any, *args: Any, **options: Any) -> Any:
+        """`HFLM`'s, with seeds that no earlier row has had."""
+        patch(self.model, *self._s2t, seed=self._next_seed)
+        self._next_seed += context.shape[0]
+        return super()._model_generate(context, *args, **options)
 
 
 def _load_teacher(path: str, student: Any) -> Teacher:
