@@ -2,7 +2,8 @@
 
     python bench/bench_tree_step.py MODEL [--prefix 8192] [--batches 1 8] [--rounds 10]
 
-A plain step takes one token of every row through the model, a tree step K candidates. With a mask,
+A plain step takes one token of every row through the model, a tree step K candidates of which one
+is kept; both end with the logits of the next step. With a mask,
 every candidate's query names the entries it may see; split, the prefix runs without a mask and each
 candidate's own entry is merged in by log-sum-exp (`s2t_ext/hf/attention/split_attention.py`, which
 a CPU does not use by itself: it is switched on here). The cache holds arbitrary numbers: what a
@@ -58,9 +59,10 @@ def steps(model, batch, prefix, k):
         return out.logits
 
     def masked():
-        hidden = tree.forward(context, tokens, torch.ones(batch, dtype=torch.bool)).hidden
-        forget(k)
-        return hidden
+        forward = tree.forward(context, tokens, torch.ones(batch, dtype=torch.bool))
+        forward.commit(torch.zeros(batch, dtype=torch.int64))  # and the logits of the next step
+        forget(1)
+        return forward.hidden
 
     def split():
         with patch.object(split_attention, "is_faster", lambda query, key, value: True):
