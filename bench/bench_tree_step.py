@@ -3,12 +3,12 @@
     python bench/bench_tree_step.py MODEL [--prefix 8192] [--batches 1 8] [--rounds 10]
 
 A plain step takes one token of every row through the model, a tree step K candidates of which one
-is kept; both end with the logits of the next step. With a mask,
-every candidate's query names the entries it may see; split, the prefix runs without a mask and each
-candidate's own entry is merged in by log-sum-exp (`s2t_ext/hf/attention/split_attention.py`, which
-a CPU does not use by itself: it is switched on here). The cache holds arbitrary numbers: what a
-step costs does not depend on them. Before anything is timed, both tree steps must give the same
-hidden states in float32, up to rounding. Writes bench/results/tree_step-*.json, prints a table.
+is kept; both end with the logits of the next step. With a mask, every candidate's query names the
+entries it may see; split, the prefix runs without a mask and each candidate's own entry is merged
+in by log-sum-exp (`s2t_ext/hf/attention/split_attention.py`, which a CPU does not use by itself: it
+is switched on here). The cache holds arbitrary numbers: what a step costs does not depend on them.
+Before anything is timed, both tree steps must give the same hidden states in float32, up to
+rounding. Writes bench/results/tree_step-*.json, prints a table.
 """
 
 import argparse
