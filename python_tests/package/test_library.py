@@ -98,13 +98,13 @@ def put_into_a_source_folder(package: Path) -> None:
     (package.parent / "site" / "s2t_ext" / "__init__.py").touch()
 
 
-def truncate(package: Path) -> None:
-    content = (package / LIBRARY).read_bytes()
-    (package / LIBRARY).write_bytes(content[: len(content) // 2])
+def truncate(package: Path, library: str = LIBRARY) -> None:
+    content = (package / library).read_bytes()
+    (package / library).write_bytes(content[: len(content) // 2])
 
 
-def replace_by_text(package: Path) -> None:
-    (package / LIBRARY).write_text("no library")
+def replace_by_text(package: Path, library: str = LIBRARY) -> None:
+    (package / library).write_text("no library")
 
 
 def raise_version(package: Path) -> None:
@@ -252,9 +252,11 @@ def test_a_gpu_without_the_cuda_library_is_told_once(package, require):
         assert result.stdout.startswith("False _C_cuda was not built: ")
 
 
+@pytest.mark.parametrize("damage", [replace_by_text, truncate], ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("require", ["0", "1"])
-def test_cuda_library_that_cannot_be_loaded(package, require):
-    (package / "_C_cuda.so").write_text("no library")
+def test_cuda_library_that_cannot_be_loaded(package, require, damage):
+    shutil.copy(package / LIBRARY, package / "_C_cuda.so")
+    damage(package, "_C_cuda.so")
     result = run(package, AS_IF_CUDA, S2T_EXT_REQUIRE_NATIVE=require)
     message = (
         "s2t_ext: the native library _C_cuda is not in use, because loading it failed: OSError"

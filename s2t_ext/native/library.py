@@ -242,6 +242,8 @@ def _load_cuda() -> Path:
             _give_up(_explain_cuda(reason, f"with the CUDA toolkit at hand, {_REBUILD}"))
         raise _Unusable(reason, "")
     try:
+        if _is_truncated(path):
+            raise OSError(f"{path} is incomplete")
         torch.ops.load_library(path)
     except Exception as error:
         reason = f"loading it failed: {type(error).__name__}: {error}"
