@@ -63,12 +63,13 @@ FUNCTIONS = {
 #: Options that make an argument which a terminal cannot hand over.
 MAKES_AN_ARGUMENT = {
     "collect": {
-        **{"task": "prompts", "problems": "prompts"},
+        **{"task": "prompts", "problems": "prompts", "engine_options": "engine"},
         **{"policy": "decoding", "trigger": "decoding", "threshold": "decoding"},
     },
     "measure-sufficiency": {"task": "prompts", "problems": "prompts", "split": "prompts"},
     "evaluate": {
         **{"policy": "policies", "k": "policies", "task": "problems", "split": "problems"},
+        **{"engine_options": "engine"},
         **{f"{who}_{what}": "policies" for who in ("teacher", "local") for what in
            ("trigger", "threshold")},
         **{"temperature": "policies", "top_p": "policies"},
