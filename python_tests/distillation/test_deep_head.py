@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from collecting import make_model, run_collect
+from collecting import FAST, make_model, run_collect
 
 from s2t_ext import Selector
 from s2t_ext.distillation.options import DistillConfig
@@ -12,20 +12,9 @@ from s2t_ext.distillation.preparation import prepare
 from s2t_ext.distillation.run import TrainingRun
 from s2t_ext.distillation.score_head import ScoreHead
 from s2t_ext.distillation.train import distill
-from s2t_ext.hf.layer_trace import tracing_layer
+from s2t_ext.hf.layer_trace import decoder_layer, tracing_layer
 
-OPTIONS = dict(
-    epochs=8,
-    batch_size=2,
-    learning_rate=5e-3,
-    head_learning_rate=2e-2,
-    lora_r=2,
-    bins=5,
-    k=3,
-    head_width=12,
-    head_layer=1,
-    head_dropout=0.0,
-)
+OPTIONS = {**FAST, "epochs": 8, "head_width": 12, "head_layer": 1, "head_dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +42,7 @@ def test_a_hidden_layer_on_a_middle_layer(tmp_path, deeper, method):
     group = trajectory.groups[-1]
     prefix = [*trajectory.prompt, *trajectory.response[: group.step]]
     ids = torch.tensor([[*prefix, c] for c in group.candidates])
-    with torch.no_grad(), tracing_layer(model, 1) as trace:
+    with torch.no_grad(), tracing_layer(decoder_layer(model, 1)) as trace:
         expected = run.head.scores(run.parts.maker.packed.plain_states(ids)[:, -1])
         model(ids)
     torch.testing.assert_close(selector.score(trace.hidden[:, -1]), expected, rtol=1e-4, atol=1e-5)

@@ -9,23 +9,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import GeneralTracker
 from accelerate.utils import DistributedType
-from collecting import make_model, run_collect
+from collecting import FAST, make_model, run_collect
 from distill_process import processes, run_processes
 from safetensors.torch import load_file
 
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.train import distill
-
-FAST = dict(
-    epochs=2,
-    batch_size=2,
-    learning_rate=5e-3,
-    head_learning_rate=2e-2,
-    lora_r=2,
-    bins=5,
-    k=3,
-    checkpoint_every=2,
-)
 
 
 @pytest.fixture(scope="module")

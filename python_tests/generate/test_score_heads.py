@@ -67,7 +67,7 @@ def test_a_static_cache_makes_the_same_choices(cache):
 def test_a_layer_puts_out_what_transformers_calls_its_hidden_state(name):
     model = tiny_model(name)
     ids = prompts(False).ids
-    with tracing_layer(model, 1) as trace:
+    with tracing_layer(decoder_layer(model, 1)) as trace:
         states = model(ids, output_hidden_states=True, use_cache=False).hidden_states
     at = 0 if name == "mamba2" else 1  # it leaves out the embeddings
     assert torch.equal(trace.hidden, states[at])

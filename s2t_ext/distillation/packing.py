@@ -206,8 +206,7 @@ class PackedModel:
 
     def __init__(self, model: nn.Module, layer: int | None = None) -> None:
         self.layer = layer
-        if layer is not None:
-            decoder_layer(model, layer)
+        self._traced = None if layer is None else decoder_layer(model, layer)
         self.plain = unwrap_model(model)
         training = self.plain.training
         self.plain.eval()
@@ -225,10 +224,10 @@ class PackedModel:
         """(what is scored, what the head reads) at every token of the packed rows, [batch, length,
         D] each.
         """
-        if self.layer is None:
+        if self._traced is None:
             hidden = self.hidden_states(batch)
             return hidden, hidden
-        with tracing_layer(self.plain, self.layer) as trace:
+        with tracing_layer(self._traced) as trace:
             hidden = self.hidden_states(batch)
         return trace.hidden, hidden
 
@@ -236,9 +235,9 @@ class PackedModel:
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """What is scored at every token of ordinary right-padded rows, [batch, length, D]."""
-        if self.layer is None:
+        if self._traced is None:
             return self.plain_hidden_states(input_ids, attention_mask)
-        with tracing_layer(self.plain, self.layer) as trace:
+        with tracing_layer(self._traced) as trace:
             self.plain_hidden_states(input_ids, attention_mask)
         return trace.hidden
 

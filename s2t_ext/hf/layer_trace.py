@@ -28,25 +28,29 @@ def decoder_layer(model: nn.Module, number: int) -> nn.Module:
     """
     plain = unwrap_model(model)
     count = plain.config.get_text_config(decoder=True).num_hidden_layers
+    return layer_among(plain.get_decoder(), number, count, "generate")
+
+
+def layer_among(decoder: nn.Module, number: int, count: int, where: str) -> nn.Module:
+    """`decoder_layer` of a module that holds `count` layers; `where` begins the message."""
     if not 1 <= number < count:
         raise ValueError(
-            f"generate: selector must read a layer from 1 to {count - 1} of the model's {count}, "
+            f"{where}: selector must read a layer from 1 to {count - 1} of the model's {count}, "
             f"got {number}"
         )
-    decoder = plain.get_decoder()
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-    if not lists:
-        raise ValueError(
-            "generate: model must keep its decoder layers in one list where a selector reads one "
-            f"of them, got {type(plain).__name__}"
-        )
-    return lists[0][number - 1]
+    for module in decoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return module[number - 1]
+    raise ValueError(
+        f"{where}: model must keep its decoder layers in one list where a selector reads one of "
+        f"them, got {type(decoder).__name__}"
+    )
 
 
 @contextlib.contextmanager
-def tracing_layer(model: nn.Module, number: int) -> Iterator[HeadTrace]:
+def tracing_layer(layer: nn.Module) -> Iterator[HeadTrace]:
     """Records what a decoder layer puts out in the forwards inside it, in this thread."""
-    trace = HeadTrace(type(model).__name__)
+    trace = HeadTrace(type(layer).__name__)
     owner = threading.get_ident()
 
     def record(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -59,7 +63,7 @@ def tracing_layer(model: nn.Module, number: int) -> Iterator[HeadTrace]:
                 )
             trace.recorded = hidden
 
-    handle = decoder_layer(model, number).register_forward_hook(record)
+    handle = layer.register_forward_hook(record)
     try:
         yield trace
     finally:

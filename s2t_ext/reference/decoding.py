@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from s2t_ext.hf.adapters import adapter_layers
-from s2t_ext.hf.layer_trace import tracing_layer
+from s2t_ext.hf.layer_trace import decoder_layer, tracing_layer
 from s2t_ext.ops.reference import philox
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.ops.reference.score_candidates import score_candidates
@@ -209,7 +209,7 @@ def _scored_state(model: PreTrainedModel, ids: Tensor, layer: int | None) -> Ten
     """
     if layer is None:
         return _last_state(model, ids)[1]
-    with tracing_layer(model, layer) as trace:
+    with tracing_layer(decoder_layer(model, layer)) as trace:
         model(input_ids=ids, use_cache=False)
     return trace.hidden[:, -1]
 

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from s2t_ext.hf.layer_trace import layer_among
+
 
 class LayerStates:
     """Keeps what a decoder layer puts out, in a buffer of that layer: compiled forwards and CUDA
@@ -24,18 +26,7 @@ class LayerStates:
     """
 
     def __init__(self, model: nn.Module, layer: int, layers: int, rows: int, size: int) -> None:
-        if not 1 <= layer < layers:
-            raise ValueError(
-                f"s2t_ext.vllm: selector must read a layer from 1 to {layers - 1} of the model's "
-                f"{layers}, got {layer}"
-            )
-        lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
-        if not lists:
-            raise ValueError(
-                "s2t_ext.vllm: model must keep its decoder layers in one list where a selector "
-                f"reads one of them, got {type(model).__name__}"
-            )
-        module = lists[0][layer - 1]
+        module = layer_among(model, layer, layers, "s2t_ext.vllm")
         weight = next(module.parameters())
         unwritten = torch.full((rows, size), float("nan"), dtype=weight.dtype, device=weight.device)
         module.register_buffer("s2t_states", unwritten, persistent=False)

@@ -24,6 +24,7 @@ from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.preparation import prepare
 from s2t_ext.distillation.run import TrainingRun
 from s2t_ext.distillation.train import distill
+from s2t_ext.selectors.parts import Projection
 
 TEMPERATURE, HARM_LIMIT, RATE = 0.1, 0.2, 0.2
 MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0)
@@ -72,6 +73,14 @@ def lines_of(head: str, totals, mask, teacher) -> list[Line]:
     return found
 
 
+def _round(selector: Selector) -> None:
+    """To numbers that float16 holds: half the size on disk."""
+    selector.rows, selector.bias = selector.rows.half().float(), selector.bias.half().float()
+    if selector.projection is not None:
+        parts = vars(selector.projection).values()
+        selector.projection = Projection(*(part.half().float() for part in parts))
+
+
 def main(model: str, collection: str, output: str) -> None:
     """Every head in turn, then the choice."""
     folder, data = Path(output), Collection(collection)
@@ -97,6 +106,7 @@ def main(model: str, collection: str, output: str) -> None:
         S2TConfig(k=8, trigger="entropy", step="auto"),
         override_margin=chosen.margin * TEMPERATURE,
     )
+    _round(selector)
     selector.save_pretrained(folder / "selector")
     print("chosen:", json.dumps(vars(chosen)), selector.calibrations["entropy"])
 

@@ -21,7 +21,7 @@ from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
-from s2t_ext.hf.layer_trace import tracing_layer
+from s2t_ext.hf.layer_trace import decoder_layer, tracing_layer
 from s2t_ext.hf.logits_head import HeadTrace
 from s2t_ext.hf.row_adapters import RowAdapters
 from s2t_ext.ops.kernel_dtypes import for_kernels
@@ -56,6 +56,8 @@ class LocalSelection:
         if mode == "expand":
             self._reason = expand_reason or "step='expand' was asked for"
         self._switch = base_proposer
+        layer = selector.layer
+        self._layer = None if layer is None else decoder_layer(model, layer)
 
     @property
     def wants_candidate_cache(self) -> bool:
@@ -93,7 +95,7 @@ class LocalSelection:
             return  # the scorer has a cache of its own
         elif body is not None and self._takes_static_steps(context.cache):
             # A hook on a layer breaks the graph of a compiled forward.
-            self.step = StaticTreeStep(self._head, body, compiles=self.selector.layer is None)
+            self.step = StaticTreeStep(self._head, body, compiles=self._layer is None)
         else:
             self._expand(
                 f"the given {kind} cannot hold alternatives",
@@ -133,8 +135,7 @@ class LocalSelection:
 
     def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace | None]:
         """Of the layer whose states are scored; None where they are what the head reads."""
-        layer = self.selector.layer
-        return contextlib.nullcontext() if layer is None else tracing_layer(self.model, layer)
+        return contextlib.nullcontext() if self._layer is None else tracing_layer(self._layer)
 
     def _score(self, features: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
