@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import build_model, make_selector, prompts, tiny_model, way_in
+from models import as_a_library_s, build_model, make_selector, prompts, tiny_model, way_in
 from transformers import (
     LlamaModel,
     LogitsProcessor,
@@ -76,6 +76,7 @@ def test_a_model_that_yields_nan_in_one_row(config, caplog):
     arguments = dict(input_ids=inputs.ids, max_new_tokens=8, eos_token_id=None, pad_token_id=PAD)
     whole = way_in("generate", model, config, selector)(**arguments)
 
+    @as_a_library_s
     class Spoiling(LlamaModel):
         def forward(self, *arguments, **keywords):
             output = super().forward(*arguments, **keywords)

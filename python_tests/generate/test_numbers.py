@@ -11,13 +11,14 @@ from s2t_ext.decoding.options import row_seeds
 
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
 NEVER = S2TConfig(trigger="never")
+MIXED = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0)
 CPU = torch.device("cpu")
 
 
 def run(config=ALWAYS, selector=None, model=None, new_tokens=5, **options):
     model = model or tiny_model("llama")
     selector = selector or make_selector(tiny_model("llama"))
-    generate = way_in("generate", model, config, selector, **options.pop("way", {}))
+    generate = way_in("generate", model, config, selector, **options.pop("way", dict(seed=3)))
     arguments = dict(input_ids=prompts(False).ids, max_new_tokens=new_tokens, eos_token_id=None)
     return generate(**{**arguments, **options})
 
@@ -111,6 +112,7 @@ def test_narrow_rows(dtype):
     [
         (dict(rows=torch.ones(2, 3, dtype=torch.int64)), "rows must be floating [R, D]"),
         (dict(rows=[[1.0], [2.0, 3.0]]), "rows must be floating [R, D], got [[1.0], [2.0, 3.0]]"),
+        (dict(rows=ROWS.to("meta")), "rows must be loaded, got a tensor on the meta device"),
         (dict(rows="rows"), "rows must be floating [R, D], got 'rows'"),
         (dict(bias=[0.0]), "bias must have shape [16], got [1]"),
         (dict(bin_values=np.full(16, np.nan)), "bin_values must be finite, got NaN or infinities"),
@@ -227,6 +229,11 @@ def test_masks(dtype):
     expected = run(input_ids=inputs.ids, attention_mask=inputs.mask)
     actual = run(input_ids=inputs.ids.int(), attention_mask=inputs.mask.to(dtype))
     assert torch.equal(actual.long(), expected)
+
+
+@pytest.mark.parametrize("config", [NEVER, MIXED, ALWAYS])
+def test_ids_of_32_bits(config):
+    assert torch.equal(run(config, input_ids=prompts(False).ids.int()), run(config))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])

@@ -1,10 +1,20 @@
 """A cache that looks stock behaves stock: others write its keys, and go on with it elsewhere."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers as hf
 from architectures import ARCHITECTURES, PAD
-from models import build_model, make_selector, prompts, tiny_model, way_in
+from models import (
+    assert_equals_reference,
+    build_model,
+    make_selector,
+    prompts,
+    tiny_model,
+    way_in,
+)
 
 from s2t_ext import S2TConfig
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
@@ -166,19 +176,30 @@ def test_nor_where_a_mask_is_made_of_it():
     assert torch.equal(generate(**options, cache_implementation="static"), expected)
 
 
-@pytest.mark.parametrize("name", ["token_type_ids", "pixel_values"])
-def test_without_a_cache_every_forward_needs_it(name):
+def test_without_a_cache_every_forward_needs_the_images():
     """Releases of transformers that encode the images first name what came of them."""
     model, ids = model_of_images(), prompts(False).ids
-    given = {"token_type_ids": torch.zeros_like(ids), "pixel_values": torch.zeros(1, 3, 28, 28)}
+    images = torch.zeros(1, 3, 28, 28)
     generate = way_in("generate", model, ALWAYS, make_selector(tiny_model("gemma3")))
-    with pytest.raises(ValueError, match=f"({name}|mm_encoder_outputs) must be None where"):
-        generate(input_ids=ids, **{name: given[name]}, max_new_tokens=3, use_cache=False, **ENDLESS)
+    with pytest.raises(ValueError, match="(pixel_values|mm_encoder_outputs) must be None where"):
+        generate(input_ids=ids, pixel_values=images, max_new_tokens=3, use_cache=False, **ENDLESS)
 
 
-def test_an_argument_that_every_forward_needs_is_refused_in_words():
-    """GPT-2 adds an embedding of the token types, also after the prompt."""
-    model, ids = tiny_model("gpt2"), prompts(False).ids
-    generate = way_in("generate", model, ALWAYS, make_selector(model))
-    with pytest.raises(ValueError, match="token_type_ids must be None where choices are made"):
-        generate(input_ids=ids, token_type_ids=torch.ones_like(ids), max_new_tokens=3, **ENDLESS)
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_token_types_that_every_forward_needs(use_cache):
+    """GPT-2 adds an embedding of them, also after the prompt: the same as with moved positions."""
+    model, inputs = tiny_model("gpt2"), prompts(True)
+    selector = make_selector(model)
+    given = dict(attention_mask=inputs.mask, max_new_tokens=6, use_cache=use_cache, **ENDLESS)
+    given.update(input_ids=inputs.ids, token_type_ids=torch.full_like(inputs.ids, 5))
+    output = way_in("generate", model, ALWAYS, selector)(**given, return_dict_in_generate=True)
+    reasons = {True: "token_type_ids of every token", False: "use_cache=False"}
+    assert output.s2t.step_mode == "expand" and output.s2t.step_reason == reasons[use_cache]
+    moved = copy.deepcopy(model)
+    with torch.no_grad():
+        moved.transformer.wpe.weight += moved.transformer.wte.weight[5]
+    assert_equals_reference(
+        output.sequences, moved, inputs, config=ALWAYS, selector=selector, new_tokens=6, eos=()
+    )
+    with pytest.raises(ValueError, match="step must be 'auto' or 'expand' with "):
+        way_in("generate", model, replace(ALWAYS, step="tree"), selector)(**given)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from models import (
     add_adapter,
+    as_a_library_s,
     assert_equals_reference,
     build_model,
     make_selector,
@@ -169,6 +170,7 @@ def failing(model, times, error):
     """A model whose decoder raises in its first `times` forwards of candidates."""
     left = [times]
 
+    @as_a_library_s
     class Body(LlamaModel):
         def forward(self, *arguments, **keywords):
             positions = keywords.get("position_ids")

@@ -5,6 +5,7 @@ A test that fails here says that a new release of the package has moved a name: 
 pyproject.toml (torch, peft) claims.
 """
 
+import numpy as np
 import peft
 import pytest
 import torch
@@ -192,7 +193,17 @@ def test_experts_are_switched_while_decoding(monkeypatch):
 
 @pytest.mark.parametrize(
     ("pad", "eos", "expected"),
-    [(3, 2, 3), (None, 2, 2), (None, [5, 2], 5), (None, torch.tensor([7]), 7), (None, None, 0)],
+    [
+        (3, 2, 3),
+        (np.int64(3), 2, 3),
+        (None, 2, 2),
+        (None, [5, 2], 5),
+        (None, [[5]], 5),
+        (None, np.array([5, 2]), 5),
+        (None, torch.tensor([7]), 7),
+        (None, [], 0),
+        (None, None, 0),
+    ],
 )
 def test_pad_token(pad, eos, expected):
     assert generate_internals.pad_token_id(

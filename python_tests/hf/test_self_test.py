@@ -5,6 +5,7 @@ import torch
 from architectures import ARCHITECTURES
 from models import (
     Prompts,
+    as_a_library_s,
     assert_equals_reference,
     build_model,
     make_selector,
@@ -58,8 +59,9 @@ def check_expands(model, reason: str) -> None:
 
 
 def model_whose_body(does):
-    """A Llama whose decoder calls `does(keyword arguments)` first, as code of a class may."""
+    """A Llama whose decoder calls `does(keyword arguments)` first, as a new release's may."""
 
+    @as_a_library_s
     class Body(LlamaModel):
         def forward(self, *arguments, **keywords):
             does(keywords)
@@ -71,7 +73,7 @@ def model_whose_body(does):
 
 
 def test_a_model_that_ignores_positions_expands():
-    """As remote code may: it counts the tokens of its cache instead, one position a candidate."""
+    """It counts the tokens of its cache instead, one position a candidate."""
 
     def forget_positions(keywords):
         keywords["position_ids"] = None
@@ -93,7 +95,7 @@ def test_a_model_that_cannot_run_several_tokens_at_a_position_expands():
 
 
 def test_a_model_that_knows_its_batch_keeps_its_rows_apart():
-    """As remote code may: tree steps are exact, but not with the rows laid side by side."""
+    """Tree steps are exact, but not with the rows laid side by side."""
 
     def insist(keywords):
         positions = keywords.get("position_ids")
@@ -113,6 +115,7 @@ def test_a_model_that_knows_its_batch_keeps_its_rows_apart():
 def test_a_model_that_generate_gives_no_positions_expands():
     """Its forward does not name them, so transformers leaves them to the model."""
 
+    @as_a_library_s
     class Taciturn(LlamaForCausalLM):
         def forward(self, *arguments, **options):
             return super().forward(*arguments, **options)
@@ -172,6 +175,7 @@ def test_post_processing_of_the_head_is_found(name, post, dtype):
 def test_a_head_with_post_processing_unknown_runs_the_whole_model():
     """Its logits are taken from the model itself, then, at the candidates' positions."""
 
+    @as_a_library_s
     class Odd(LlamaForCausalLM):
         def forward(self, input_ids=None, attention_mask=None, position_ids=None, **options):
             inputs = dict(attention_mask=attention_mask, position_ids=position_ids)
@@ -209,6 +213,37 @@ class ScaledLinear(torch.nn.Linear):
         return super().forward(input) * 1.5
 
 
+class BodyOfItsOwn(LlamaModel):
+    """Like its parent, except after more tokens than a self-test could see."""
+
+    def forward(self, input_ids=None, attention_mask=None, position_ids=None, **others):
+        output = super().forward(input_ids, attention_mask, position_ids, **others)
+        if attention_mask is not None and attention_mask.shape[1] > 8:
+            output.last_hidden_state = output.last_hidden_state.flip(-1)
+        return output
+
+
+class PreparesItsOwn(LlamaForCausalLM):
+    def prepare_inputs_for_generation(self, input_ids, **others):
+        return super().prepare_inputs_for_generation(input_ids, **others)
+
+
+class GeneratesItsOwn(LlamaForCausalLM):
+    """What is around the forwards does not matter."""
+
+    def __init__(self, config):
+        super().__init__(config)
+
+    def generate(self, *arguments, **others):
+        return super().generate(*arguments, **others)
+
+    def something_new(self):
+        return 1
+
+
+KINDS_OF_MODELS = ("body", "method of the model")
+
+
 def replaced(model, kind):
     """Puts an attention of the caller's own into the model; returns what undoes it."""
     layer = model.model.layers[1]
@@ -221,11 +256,17 @@ def replaced(model, kind):
         own = LlamaAttention.forward
         LlamaAttention.forward = lambda self, *a, **k: own(self, *a, **k)
         return lambda: setattr(LlamaAttention, "forward", own)
+    if kind in KINDS_OF_MODELS:
+        module, own = (model.model, BodyOfItsOwn) if kind == "body" else (model, PreparesItsOwn)
+        parent, module.__class__ = type(module), own
+        return lambda: setattr(module, "__class__", parent)
     own = torch.nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
     return own.remove
 
 
-@pytest.mark.parametrize("kind", ["module", "forward of the class", "hook of all modules"])
+@pytest.mark.parametrize(
+    "kind", ["module", *KINDS_OF_MODELS, "forward of the class", "hook of all modules"]
+)
 def test_code_of_the_callers_own_expands(kind):
     """Also when it comes after the first use of the model; and not when it has gone again."""
     model = build_model("llama")
@@ -248,3 +289,9 @@ def test_a_layer_of_one_tensor_does_not():
     layer = model.model.layers[0].mlp
     layer.up_proj = ScaledLinear(layer.up_proj.in_features, layer.up_proj.out_features, bias=False)
     assert attach(model.eval()).tree
+
+
+def test_nor_does_what_is_around_the_forwards():
+    model = build_model("llama")
+    model.__class__ = GeneratesItsOwn
+    assert attach(model).tree

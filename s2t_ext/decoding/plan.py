@@ -17,7 +17,6 @@ from s2t_ext.decoding.requirements import (
     check_generation,
     check_options,
     check_prompt,
-    why_expand,
 )
 from s2t_ext.hf.generate_internals import GenerateCall, check_release, pad_token_id
 from s2t_ext.selectors.selector import Selector
@@ -80,8 +79,9 @@ def make_plan(
     config, selector = options.config, options.selector
     check_options(config, selector, options.teacher)
     trigger = resolve_trigger(config, selector)
+    expand_reason = None
     if trigger.can_fire:
-        check_choices(model, input_ids, config, generation_config, model_kwargs)
+        expand_reason = check_choices(model, input_ids, config, generation_config, model_kwargs)
     batch, device = input_ids.shape[0], input_ids.device
     if batch:
         check_prompt(input_ids, model_kwargs)
@@ -102,5 +102,5 @@ def make_plan(
         pad_id=pad_token_id(generation_config),
         blocked_ids=blocked,
         on_step=options.on_step,
-        expand_reason=why_expand(generation_config),
+        expand_reason=expand_reason,
     )

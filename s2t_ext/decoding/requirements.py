@@ -42,6 +42,9 @@ _KEPT_BY_THE_CACHE = {
     *MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL,
 }
 
+#: Arguments of every forward that the rows of an expanded step carry, and a tree does not.
+_CARRIED_BY_ROWS = ("token_type_ids",)
+
 _MODE_ARGUMENTS = {
     GenerationMode.BEAM_SEARCH: "num_beams must be 1",
     GenerationMode.BEAM_SAMPLE: "num_beams must be 1",
@@ -115,12 +118,14 @@ def _number(threshold: float | None) -> float:
     return math.nan if threshold is None else threshold
 
 
-def why_expand(generation_config: GenerationConfig) -> str | None:
+def _why_expand(generation_config: GenerationConfig, carried: list[str]) -> str | None:
     """What is asked of this generation that only the expanded step can do, in words; or None."""
     if not generation_config.use_cache:
         return "use_cache=False"
     asked = asked_outputs(generation_config)
-    return f"output_{asked[0]}=True" if asked else None
+    if asked:
+        return f"output_{asked[0]}=True"
+    return f"{carried[0]} of every token" if carried else None
 
 
 def check_choices(
@@ -129,8 +134,12 @@ def check_choices(
     config: S2TConfig,
     generation_config: GenerationConfig,
     model_kwargs: dict[str, Any],
-) -> None:
-    """Raises ValueError for what an ordinary step honours but a choice would silently drop."""
+) -> str | None:
+    """Raises ValueError for what an ordinary step honours but a choice would silently drop.
+
+    Returns:
+        What is asked of this generation that only the expanded step can do, in words; or None.
+    """
     if generation_config.do_sample and generation_config.watermarking_config is not None:
         _refuse(
             "watermarking_config must be None where choices are made while sampling (they are made "
@@ -138,10 +147,13 @@ def check_choices(
             type(generation_config.watermarking_config).__name__,
         )
     if config.select != "local":
-        return
-    reason = why_expand(generation_config)
-    if config.step == "tree" and reason is not None:
-        _refuse(f"step must be 'auto' or 'expand' with {reason}", "'tree'")
+        return None
+    if not generation_config.use_cache and generation_config.use_cache is not False:
+        _refuse(
+            "use_cache must be True or False where choices are made (for anything else that counts "
+            "as False, transformers fills a cache and then does not read from it)",
+            repr(generation_config.use_cache),
+        )
     position_ids = model_kwargs.get("position_ids")
     if position_ids is not None and position_ids.dim() != 2:
         _refuse(
@@ -156,20 +168,36 @@ def check_choices(
             "device_map={'': 0}, or set trigger='never' or select='teacher')",
             ", ".join(devices),
         )
-    carried = set(_CARRIED_BY_CANDIDATES)
-    if generation_config.use_cache:
-        carried |= _KEPT_BY_THE_CACHE
-    unknown = [
-        name for name, value in model_kwargs.items() if value is not None and name not in carried
-    ]
-    kept = _kept_after_the_prompt(model, input_ids, model_kwargs) if unknown else {}
-    for name in unknown:
-        if kept.get(name) is not None:
+    kept = _kept_arguments(model, input_ids, generation_config, model_kwargs)
+    for name in kept:
+        if name not in _CARRIED_BY_ROWS:
             _refuse(
                 f"{name} must be None where choices are made (the forward pass of the candidates "
                 "does not carry it: set trigger='never')",
                 type(model_kwargs[name]).__name__,
             )
+    reason = _why_expand(generation_config, kept)
+    if config.step == "tree" and reason is not None:
+        _refuse(f"step must be 'auto' or 'expand' with {reason}", "'tree'")
+    return reason
+
+
+def _kept_arguments(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    generation_config: GenerationConfig,
+    model_kwargs: dict[str, Any],
+) -> list[str]:
+    """The arguments that every forward after the prompt needs, without those that all candidate
+    forwards carry.
+    """
+    carried = set(_CARRIED_BY_CANDIDATES)
+    if generation_config.use_cache:
+        carried |= _KEPT_BY_THE_CACHE
+    others = [name for name, value in model_kwargs.items() if value is not None]
+    others = [name for name in others if name not in carried]
+    kept = _kept_after_the_prompt(model, input_ids, model_kwargs) if others else {}
+    return [name for name in others if kept.get(name) is not None]
 
 
 def _kept_after_the_prompt(

@@ -10,7 +10,7 @@ class Sequences:
     """Tokens in, and the question who goes on; with one read of the device per ordinary step.
 
     Args:
-        input_ids: int64 [batch, length], the prompts.
+        input_ids: [batch, length], the prompts; int32 ones become int64 with the first token.
         criteria: As transformers prepared them.
         scores: The list that is filled when scores are kept (criteria may read it), or None.
 
@@ -33,7 +33,7 @@ class Sequences:
         self.scores = scores
         batch = input_ids.shape[0]
         self.unfinished = input_ids.new_ones(batch, dtype=torch.bool)
-        self.position = input_ids.new_zeros(batch)
+        self.position = input_ids.new_zeros(batch, dtype=torch.int64)
         self.without_logits = torch.zeros_like(self.unfinished)
         self.any_goes_on = True
         self._has_eos = any(hasattr(criterion, "eos_token_id") for criterion in criteria)
@@ -79,4 +79,7 @@ class Sequences:
     def _with(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         input_ids = torch.cat([self.input_ids, tokens[:, None]], dim=-1)
         scores = None if self.scores is None else tuple(self.scores)
-        return input_ids, self.unfinished & ~self.criteria(input_ids, scores)
+        stopped = self.criteria(input_ids, scores)
+        if stopped.dtype != torch.bool:  # 0 and 1, which transformers takes too
+            stopped = (stopped & 1).bool()
+        return input_ids, self.unfinished & ~stopped

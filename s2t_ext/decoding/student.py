@@ -5,6 +5,7 @@ would run.
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import torch
@@ -73,9 +74,9 @@ class Student:
         """
         name = cache_name(self.model_kwargs)
         if self._is_default_cache(self.model_kwargs.get(name)):
-            length = self.generation_config.max_length
             config = self.model.config.get_text_config(decoder=True)
-            self.model_kwargs[name] = candidate_cache(config, length and length + k)
+            length = self._max_length
+            self.model_kwargs[name] = candidate_cache(config, length + k if length else None)
 
     def _is_default_cache(self, cache: Any) -> bool:
         """Whether it is the empty one `generate` made because the user asked for nothing in
@@ -102,7 +103,7 @@ class Student:
         config = self.generation_config
         if not room:
             return
-        new_tokens = (config.max_length or 0) - input_ids.shape[1]
+        new_tokens = self._max_length - input_ids.shape[1]
         needed = self._prompt_length(input_ids, cached_tokens(cache)) + new_tokens
         if min(room) >= needed:
             return
@@ -112,6 +113,11 @@ class Student:
                 f"last step looks one token ahead), got a {type(cache).__name__} for {min(room)}"
             )
         self.model_kwargs[name] = new_static_cache(self.model, config, needed + k - 1)
+
+    @property
+    def _max_length(self) -> int:
+        """Tokens of a whole sequence at most, 0 if not limited; callers also give 12.0."""
+        return math.ceil(self.generation_config.max_length or 0)
 
     def _prompt_length(self, input_ids: torch.Tensor, cached: int) -> int:
         """Tokens the cache holds after the prefill."""

@@ -220,11 +220,8 @@ def new_static_cache(
 
 def pad_token_id(generation_config: GenerationConfig) -> int:
     """What finished rows emit: the pad token, else the first end-of-sequence token, else 0."""
-    for token in (generation_config.pad_token_id, generation_config.eos_token_id):
-        if isinstance(token, torch.Tensor):
-            token = token.flatten().tolist()
-        if isinstance(token, (list, tuple)):
-            token = token[0] if len(token) else None
-        if token is not None:
-            return int(token)
+    for given in (generation_config.pad_token_id, generation_config.eos_token_id):
+        tokens = [] if given is None else torch.as_tensor(given, device="cpu").flatten().tolist()
+        if tokens:
+            return int(tokens[0])
     return 0

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as torch_module
-from transformers import PreTrainedModel
 
 #: Where a module keeps its forward hooks, by their unique ids.
 _TABLES = [n for n in vars(nn.Module()) if "forward" in n and n.endswith("hooks")]
@@ -18,6 +17,15 @@ _OF_ALL = [
     for name, table in vars(torch_module).items()
     if name.startswith("_global_forward") and name.endswith("hooks")
 ]
+#: Methods that no forward calls.
+_AROUND_THE_FORWARD = {
+    "__init__",
+    "eval",
+    "from_pretrained",
+    "generate",
+    "save_pretrained",
+    "train",
+}
 #: Packages whose own hooks and replaced forwards treat every token and row alike.
 _TRUSTED = ("accelerate", "peft", "torch", "transformers")
 
@@ -50,16 +58,34 @@ def foreign_code(model: nn.Module) -> str | None:
 def foreign_class(model: nn.Module) -> str | None:
     """A module whose class computes something of the caller's own, in words; None if there is none.
 
-    Layers that take one tensor and nothing else, as those of other packages for quantised weights
-    and fused products do, cannot tell how many tokens there are before theirs; and what the model
-    and its body do around their modules is for the self-test to find out.
+    What such a class does may depend on the length, which a short forward does not show; that of
+    the model itself and of its body no less. Layers that take one tensor and nothing else, as those
+    of other packages for quantised weights and fused products do, cannot tell how many tokens there
+    are before theirs.
     """
     for name, module in model.named_modules():
-        forward = type(module).forward
-        if isinstance(module, PreTrainedModel) or _is_trusted(forward):
+        kind = type(module)
+        method = "forward" if not _is_trusted(kind.forward) else _own_method(kind)
+        if method is not None and _takes_more_than_one(kind.forward):
+            where = name or "the model"
+            own = _describe(getattr(kind, method))
+            return f"the {method} of {where} is not transformers' own ({own})"
+    return None
+
+
+def _own_method(kind: type[nn.Module]) -> str | None:
+    """A method that a class of the caller's own puts in the place of a library's, and that the
+    forward may call; None if there is none.
+    """
+    trusted = [base for base in kind.__mro__ if base.__module__.split(".")[0] in _TRUSTED]
+    for base in kind.__mro__:
+        if base in trusted or base is object:
             continue
-        if _takes_more_than_one(forward):
-            return f"the forward of {name} is not transformers' own ({_describe(forward)})"
+        for name, value in vars(base).items():
+            replaces = any(name in vars(other) for other in trusted)
+            acts = isinstance(value, property) or (callable(value) and not isinstance(value, type))
+            if replaces and acts and name not in _AROUND_THE_FORWARD:
+                return name
     return None
 
 

@@ -124,4 +124,4 @@ def end_token_ids(generation_config: Any) -> tuple[int, ...]:
     ids = getattr(generation_config, "eos_token_id", None)
     if ids is None:
         return ()
-    return tuple(int(i) for i in torch.as_tensor(ids).flatten().tolist())
+    return tuple(int(i) for i in torch.as_tensor(ids, device="cpu").flatten().tolist())

@@ -14,13 +14,15 @@ def floating(where: str, name: str, value: Any, *, rule: str = "hold numbers") -
     """A tensor without gradient in a dtype the kernels read, from a tensor, an array or a list.
 
     Raises:
-        ValueError: if it holds no numbers, or some that are not finite.
+        ValueError: if it holds no numbers, as on the meta device, or some that are not finite.
     """
     if not isinstance(value, torch.Tensor):
         try:
             value = torch.as_tensor(value, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: {name} must {rule}, got {value!r}") from error
+    if value.is_meta:
+        raise ValueError(f"{where}: {name} must be loaded, got a tensor on the meta device")
     tensor: torch.Tensor = value.detach()
     if tensor.dtype not in KERNEL_DTYPES:
         tensor = tensor.float()
