@@ -90,6 +90,16 @@ def committed(device: str, dtype: torch.dtype) -> list[torch.Tensor]:
     return [x.cpu() for x in moved]
 
 
+def copied(device: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The caches after their blocks were copied, on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    caches = [torch.randint(100, (40, 2, 16, 64), generator=generator) for _ in range(100)]
+    moved = [x.to(dtype).to(device) for x in caches]
+    source, target = torch.tensor([0, 3, 7]).to(device), torch.tensor([39, 20, 11]).to(device)
+    ops.copy_blocks(moved, source, target)
+    return [x.cpu() for x in moved]
+
+
 def _moved(value: Any, device: str) -> Any:
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
@@ -121,6 +131,8 @@ def main() -> int:
     for dtype in (torch.bfloat16, torch.uint8):
         pair = committed(options.device, dtype), committed("cpu", dtype)
         equal &= _same(f"commit_candidates {dtype}", tuple(pair[0]), tuple(pair[1]))
+        pair = copied(options.device, dtype), copied("cpu", dtype)
+        equal &= _same(f"copy_blocks {dtype}", tuple(pair[0]), tuple(pair[1]))
     return 0 if equal else 1
 
 

@@ -14,38 +14,6 @@ namespace s2t::bindings {
 
 constexpr const char* kCommitOp = "commit_candidates";
 
-inline int64_t element_bytes(const char* op, const std::string& argument, Dtype dtype) {
-  switch (dtype) {
-    case Dtype::Bool:
-    case Dtype::Byte:
-    case Dtype::Char:
-    case Dtype::Float8_e4m3fn:
-    case Dtype::Float8_e4m3fnuz:
-    case Dtype::Float8_e5m2:
-    case Dtype::Float8_e5m2fnuz:
-      return 1;
-    case Dtype::Half:
-    case Dtype::BFloat16:
-    case Dtype::Short:
-    case Dtype::UInt16:
-      return 2;
-    case Dtype::Float:
-    case Dtype::Int:
-    case Dtype::UInt32:
-    case Dtype::ComplexHalf:
-      return 4;
-    case Dtype::Double:
-    case Dtype::Long:
-    case Dtype::UInt64:
-    case Dtype::ComplexFloat:
-      return 8;
-    case Dtype::ComplexDouble:
-      return 16;
-    default:
-      fail(op, argument, "be of a type with whole bytes and no scale", dtype_name(dtype));
-  }
-}
-
 inline void check_buffers(const char* name,
                           const std::vector<Tensor>& buffers,
                           const Tensor& slot) {

@@ -6,6 +6,7 @@
 
 #include "bindings/checks.h"
 #include "cpu/commit_candidates.h"
+#include "cpu/copy_blocks.h"
 #include "cpu/parallel.h"
 #include "cpu/propose_candidates.h"
 #include "cpu/random_uniform.h"
@@ -47,6 +48,7 @@ class CpuCall {
   void run(const ScoreAndSelectParams& params) { cpu::score_and_select(params, threads()); }
   void run(const SampleTokenParams& params) { cpu::sample_token(params, threads()); }
   void run(const CommitCandidatesParams& params) { cpu::commit_candidates(params, threads()); }
+  void run(const CopyBlocksParams& params) { cpu::copy_blocks(params, threads()); }
   void run(const SupportKLParams& params) { cpu::support_kl(params, threads()); }
   void run(const RandomUniformParams& params) { cpu::random_uniform(params); }
 

@@ -70,6 +70,9 @@ class DeviceCall {
   void run(const CommitCandidatesParams& params) {
     device_.check(cuda::launch_commit_candidates(params, device_.stream()));
   }
+  void run(const CopyBlocksParams& params) {
+    device_.check(cuda::launch_copy_blocks(params, device_.stream()));
+  }
   void run(const RandomUniformParams& params) {
     device_.check(cuda::launch_random_uniform(params, device_.stream()));
   }

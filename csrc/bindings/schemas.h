@@ -28,6 +28,8 @@ constexpr const char* kSchemas[] = {
     // Commit: moves the winner's key/value entry to where the prefix ends.
     "commit_candidates(Tensor(a!)[] keys, Tensor(b!)[] values, Tensor slot, Tensor start, int k) "
     "-> ()",
+    // Copy: whole blocks of paged caches, in all layers.
+    "copy_blocks(Tensor(a!)[] caches, Tensor source, Tensor target) -> ()",
     // KL(student || teacher) on the student's support, and the teacher's view of candidates.
     "support_kl(Tensor student_ids, Tensor student_logits, Tensor teacher_logits, "
     "Tensor candidate_ids) -> (Tensor kl, Tensor candidate_logprobs, Tensor teacher_argmax)",

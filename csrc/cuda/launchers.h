@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include "core/commit_candidates.h"
+#include "core/copy_blocks.h"
 #include "core/propose_candidates.h"
 #include "core/random_uniform.h"
 #include "core/sample_token.h"
@@ -35,5 +36,9 @@ cudaError_t launch_score_and_select(const ScoreAndSelectParams& params, cudaStre
 
 // params.buffers is host memory; it is read before the call returns.
 cudaError_t launch_commit_candidates(const CommitCandidatesParams& params, cudaStream_t stream);
+
+// params.caches is host memory, read before the call returns. No block may be written that another
+// pair reads or writes.
+cudaError_t launch_copy_blocks(const CopyBlocksParams& params, cudaStream_t stream);
 
 }  // namespace s2t::cuda

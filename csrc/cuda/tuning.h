@@ -81,4 +81,11 @@ constexpr int kCommitThreads = 128;
 // Buffers in the arguments of one launch (4 KiB at most): keys and values of 32 layers.
 constexpr int kCommitBuffers = 64;
 
+// ---- copy_blocks ----
+
+// 4 KiB of a block a time: 16 tokens of 4 heads of 128, keys and values in bfloat16, are 8 of them.
+constexpr int kCopyThreads = 256;
+// Caches in the arguments of one launch (4 KiB at most): layers of most models.
+constexpr int kCopyCaches = 96;
+
 }  // namespace s2t::cuda

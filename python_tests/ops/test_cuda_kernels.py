@@ -101,6 +101,18 @@ def test_commit_candidates_gives_the_cpu_bytes(gpu, dtype, head_size):
     assert_same_results(on_gpu, buffers)
 
 
+@pytest.mark.parametrize("elements", [1, 5, 64, 4000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copy_blocks_gives_the_cpu_bytes(gpu, dtype, elements):
+    """More caches than one launch takes; a pair with a block that is none is left out."""
+    caches = [torch.randn(9, 2, elements).to(dtype) for _ in range(100)]
+    on_gpu = moved(caches, gpu)
+    source, target = torch.tensor([0, 3, 4, 9]), torch.tensor([8, 7, 4, 1])
+    ops.copy_blocks(on_gpu, source.to(gpu), target.to(gpu))
+    ops.copy_blocks(caches, source[:3], target[:3])
+    assert_same_results(on_gpu, caches)
+
+
 def test_random_uniform_gives_the_cpu_bits(gpu):
     arguments = [torch.arange(1000) * 2**40 - 7, torch.arange(1000) * 2**33, 16]
     assert_same_results(ops.random_uniform(*moved(arguments, gpu)), ops.random_uniform(*arguments))

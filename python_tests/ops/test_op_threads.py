@@ -63,6 +63,18 @@ def commit(variant):
     return run
 
 
+def copy(variant):
+    caches = torch.randn(3, 40, 2, 16, 64, generator=torch.Generator().manual_seed(variant))
+    source, target = torch.arange(12) + variant % 8, torch.arange(12) + 20
+
+    def run():
+        copied = list(caches.clone())
+        ops.copy_blocks(copied, source, target)
+        return copied
+
+    return run
+
+
 def support_kl(variant):
     student = LogitsCase(batch=2, vocab=20_000, k=8, seed=variant).make()
     teacher = LogitsCase(batch=2, vocab=20_000, k=8, seed=variant + 100).make()
@@ -70,7 +82,7 @@ def support_kl(variant):
     return lambda: ops.support_kl(best.indices, best.values, teacher, best.indices[:, :8])
 
 
-OPERATIONS = (propose, score, select, score_and_select, sample, commit, support_kl)
+OPERATIONS = (propose, score, select, score_and_select, sample, commit, copy, support_kl)
 
 
 def check(actual, expected, what):

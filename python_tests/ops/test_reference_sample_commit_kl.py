@@ -115,6 +115,17 @@ def test_commit_by_hand():
         assert torch.equal(values[0][row], before[1][row])
 
 
+# ---- copy ----------------------------------------------------------------------------------------
+
+
+def test_copy_by_hand():
+    caches = [torch.arange(4 * 2.0).view(4, 2), torch.arange(5 * 3.0).view(5, 3).clone()]
+    reference.copy_blocks(caches, ints(3, 1, 2), ints(0, 1, 2))
+    assert caches[0].tolist() == [[6, 7], [2, 3], [4, 5], [6, 7]]
+    assert caches[1][0].tolist() == [9, 10, 11]
+    assert caches[1][1:].flatten().tolist() == list(range(3, 15))
+
+
 # ---- support KL ----------------------------------------------------------------------------------
 
 

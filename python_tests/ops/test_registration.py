@@ -63,6 +63,11 @@ def commit():
     return (buffers[:2], buffers[2:], torch.tensor([0, 3]), torch.tensor([4, 4]), 8)
 
 
+def copied():
+    caches = [torch.randn(6, 2, 4), torch.randn(7, 8)]
+    return (caches, torch.tensor([0, 3, 5]), torch.tensor([1, 4, 5]))
+
+
 def support_kl():
     student = ops.propose_candidates(logits(), 8)
     return (student.ids, student.logits, torch.randn(BATCH, 100), student.ids)
@@ -79,9 +84,14 @@ CALLS = {
     "score_and_select-float16": lambda: score_and_select(torch.float16),
     "sample_token": sample,
     "commit_candidates": commit,
+    "copy_blocks": copied,
     "support_kl": support_kl,
     "random_uniform": lambda: (*state(), 16),
 }
+
+
+#: Operators that write into their arguments, lists of tensors.
+WRITING = ("commit_candidates", "copy_blocks")
 
 
 def overload(call):
@@ -120,7 +130,7 @@ def test_fake_has_the_shapes_and_dtypes_of_the_result(call):
     assert described[0] == described[1]
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "commit_candidates"])
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in WRITING])
 def test_runs_on_meta_tensors(call):
     def to_meta(value):
         return value.to("meta") if isinstance(value, torch.Tensor) else value
@@ -130,7 +140,7 @@ def test_runs_on_meta_tensors(call):
     assert [t.shape for t in meta] == [t.shape for t in actual]
 
 
-@pytest.mark.parametrize("call", [call for call in CALLS if call != "commit_candidates"])
+@pytest.mark.parametrize("call", [call for call in CALLS if call not in WRITING])
 def test_schema_says_no_input_is_written(call):
     arguments = CALLS[call]()
     before = [a.clone() if isinstance(a, torch.Tensor) else a for a in arguments]
@@ -156,6 +166,7 @@ WRAPPED = {
     ),
     "sample_token": lambda: (ops.sample_token, sample(), {}),
     "commit_candidates": lambda: (ops.commit_candidates, commit(), {}),
+    "copy_blocks": lambda: (ops.copy_blocks, copied(), {}),
     "support_kl": lambda: (ops.support_kl, support_kl(), {}),
     "random_uniform": lambda: (ops.random_uniform, (*state(), 16), {}),
 }
@@ -177,7 +188,7 @@ def test_compiles_into_a_full_graph(name):
     )
     for a, b in zip(actual, expected, strict=True):
         assert_same_bits(a, b)
-    if name == "commit_candidates":
+    if name in WRITING:
         for ours_written, theirs_written, before in zip(
             ours[0][0], theirs[0][0], arguments[0], strict=True
         ):

@@ -185,3 +185,41 @@ def test_commit_candidates_of_more_buffers_than_one_launch_takes(simt):
     assert simt.statistics()[0] - before == 2
     ops.commit_candidates(*expected, *arguments)
     assert_same_results([*keys, *values], [*expected[0], *expected[1]])
+
+
+# ---- copy_blocks ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("elements", [1, 3, 5, 64, 2100])
+def test_copy_blocks_copies_the_blocks_and_nothing_else(simt, elements, schedule):
+    """A block of 2100 is more than one thread block copies; sizes leave every alignment."""
+    simt.set_schedule(*SCHEDULES[schedule])
+    dtype = DTYPES[elements % 3]
+    caches = [torch.randn(9, 2, elements).to(dtype) for _ in range(3)]
+    caches.append(torch.randn(9, elements, 2).to(dtype).transpose(1, 2))
+    expected = [cache.clone() for cache in caches]
+    source, target = torch.tensor([0, 3, 4, 3]), torch.tensor([8, 7, 4, 1])
+    simt.copy_blocks(caches, source, target)
+    ops.copy_blocks(expected, source, target)
+    assert_same_results(caches, expected)
+
+
+@pytest.mark.parametrize("source, target", [(9, 1), (-1, 1), (2**40, 1), (1, 9), (1, -(2**40))])
+def test_copy_blocks_leaves_out_pairs_with_blocks_that_are_none(simt, source, target):
+    caches = [torch.randn(9, 4), torch.randn(12, 6)[:9]]
+    expected = [cache.clone() for cache in caches]
+    simt.copy_blocks(caches, torch.tensor([source, 3]), torch.tensor([target, 8]))
+    ops.copy_blocks(expected, torch.tensor([3]), torch.tensor([8]))
+    assert_same_results(caches, expected)
+
+
+def test_copy_blocks_is_one_launch_for_as_many_caches_as_its_arguments_hold(simt):
+    for count, launches in ((96, 1), (97, 2)):
+        caches = [torch.randn(5, 4) for _ in range(count)]
+        expected = [cache.clone() for cache in caches]
+        before = simt.statistics()[0]
+        simt.copy_blocks(caches, torch.tensor([0, 2]), torch.tensor([1, 4]))
+        assert simt.statistics()[0] - before == launches
+        ops.copy_blocks(expected, torch.tensor([0, 2]), torch.tensor([1, 4]))
+        assert_same_results(caches, expected)

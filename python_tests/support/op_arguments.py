@@ -44,6 +44,11 @@ GOOD = {
         "start": torch.tensor([0, 12]),
         "k": 8,
     },
+    "copy_blocks": lambda: {
+        "caches": [zeros(6, 2, 4), zeros(7, 8)],
+        "source": torch.tensor([0, 3, 5]),
+        "target": torch.tensor([1, 4, 5]),
+    },
     "support_kl": lambda: {
         "student_ids": zeros(2, 64, dtype=i64),
         "student_logits": zeros(2, 64),

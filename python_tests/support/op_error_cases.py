@@ -3,6 +3,7 @@
 import math
 
 import torch
+from cache_error_cases import CASES_OF_CACHES
 from op_arguments import f64, i32, i64, zeros
 
 HALVES = "float32, bfloat16 or float16"
@@ -145,7 +146,6 @@ def id_cases(op):
     ]
 
 
-BUFFER = "[batch, heads, length, head_size]"
 CASES = [
     *logits_cases("logits", "propose_candidates"),
     *blocked_cases("propose_candidates"),
@@ -200,42 +200,7 @@ CASES = [
     *logits_cases("logits", "sample_token"),
     *blocked_cases("sample_token"),
     *sampling_cases("sample_token"),
-    ("commit_candidates", {"k": 0}, "k must be in [1, 64], got 0"),
-    ("commit_candidates", {"values": []}, "values must have as many layers as keys (1), got 0"),
-    (
-        "commit_candidates",
-        {"slot": zeros(2, 1, dtype=i64)},
-        "slot must have 1 dimensions [batch], got [2, 1]",
-    ),
-    ("commit_candidates", {"slot": zeros(2)}, "slot must be int64, got float32"),
-    ("commit_candidates", {"start": zeros(2)}, "start must be int64, got float32"),
-    (
-        "commit_candidates",
-        {"start": zeros(3, dtype=i64)},
-        "start must have shape [batch] = [2], got [3]",
-    ),
-    (
-        "commit_candidates",
-        {"keys": [zeros(2, 20, 4)]},
-        f"keys[0] must have 4 dimensions {BUFFER}, got [2, 20, 4]",
-    ),
-    ("commit_candidates", {"values": [zeros(3, 1, 24, 4)]}, "values[0] must have batch 2, got 3"),
-    (
-        "commit_candidates",
-        {"values": [zeros(2, 1, 4, 24).transpose(2, 3)]},
-        "values[0] must have a last stride of 1, got 24",
-    ),
-    ("commit_candidates", {"slot": torch.tensor([0, 8])}, "slot must be less than k = 8, got 8"),
-    (
-        "commit_candidates",
-        {"start": torch.tensor([0, 13])},
-        "start must be in [0, 12] (length 20 less k = 8), got 13",
-    ),
-    (
-        "commit_candidates",
-        {"start": torch.tensor([0, -1])},
-        "start must be in [0, 12] (length 20 less k = 8), got -1",
-    ),
+    *CASES_OF_CACHES,
     *logits_cases("teacher_logits", "support_kl"),
     *id_cases("support_kl"),
     (

@@ -34,6 +34,7 @@ OPERATORS = (
     "score_and_select",
     "sample_token",
     "commit_candidates",
+    "copy_blocks",
     "support_kl",
     "random_uniform",
 )

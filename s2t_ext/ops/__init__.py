@@ -5,6 +5,7 @@ the same name. `csrc/README.md` holds the contract.
 """
 
 from s2t_ext.ops.commit_candidates import commit_candidates
+from s2t_ext.ops.copy_blocks import copy_blocks
 from s2t_ext.ops.propose_candidates import propose_candidates
 from s2t_ext.ops.random_uniform import random_uniform
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates
@@ -25,6 +26,7 @@ __all__ = [
     "SelectedToken",
     "SupportKL",
     "commit_candidates",
+    "copy_blocks",
     "propose_candidates",
     "random_uniform",
     "sample_token",

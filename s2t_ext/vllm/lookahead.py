@@ -21,6 +21,8 @@ from vllm.v1.kv_cache_interface import (
     UniformTypeKVCacheSpecs,
 )
 
+from s2t_ext import ops
+from s2t_ext.ops.reference.copy_blocks import has_gapless_blocks
 from s2t_ext.vllm.statistics import Statistics
 
 
@@ -86,19 +88,26 @@ class Lookahead:
         self._caches = [self._caches_of(group.layer_names) for group in groups]
 
     def _caches_of(self, layer_names: Sequence[str]) -> list[torch.Tensor]:
-        """The caches of a group, [blocks, ...] in the scheduler's blocks, each once."""
+        """The caches of a group, [blocks, ...] in the scheduler's blocks, each once.
+
+        vLLM's are views [blocks, heads, tokens, ...] of several layouts. Where heads lie outside
+        blocks, every head counts as a cache of its own, so that a block is a run of memory.
+        """
         layers = self.runner.vllm_config.compilation_config.static_forward_context
         blocks = self.runner.kv_cache_config.num_blocks
         caches = {}
         for name in layer_names:
             cache = layers[name].kv_cache
             caches[cache.data_ptr()] = cache.unflatten(0, (blocks, -1))
-        return list(caches.values())
+        return [
+            part
+            for cache in caches.values()
+            for part in ([cache] if has_gapless_blocks(cache) else cache.unbind(2))
+        ]
 
     def copy_blocks(self, group: int, source: torch.Tensor, target: torch.Tensor) -> None:
         """Copies blocks of one group in all its layers; both int64 [n]."""
-        for cache in self._caches[group]:
-            cache.index_copy_(0, target, cache.index_select(0, source))
+        ops.copy_blocks(self._caches[group], source, target)
 
     def forward(
         self,

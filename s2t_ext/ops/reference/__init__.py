@@ -7,6 +7,7 @@ from s2t_ext.ops.reference._common import (
     STATUS_NO_VALID_TOKEN,
 )
 from s2t_ext.ops.reference.commit_candidates import commit_candidates
+from s2t_ext.ops.reference.copy_blocks import copy_blocks
 from s2t_ext.ops.reference.propose_candidates import ProposedCandidates, propose_candidates
 from s2t_ext.ops.reference.random_uniform import random_uniform
 from s2t_ext.ops.reference.sample_token import SampledToken, sample_token
@@ -26,6 +27,7 @@ __all__ = [
     "SelectedToken",
     "SupportKL",
     "commit_candidates",
+    "copy_blocks",
     "propose_candidates",
     "random_uniform",
     "sample_token",
