@@ -14,7 +14,8 @@ from words import save_pair
 
 import s2t_ext
 from s2t_ext import Teacher
-from s2t_ext.evaluation.policies import PolicyRunner, make_policy
+from s2t_ext.evaluation.policies import make_policy
+from s2t_ext.evaluation.policy_runner import PolicyRunner
 from s2t_ext.evaluation.report import label_heights, markdown, summarize
 from s2t_ext.evaluation.tasks import Problem
 

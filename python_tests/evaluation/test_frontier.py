@@ -10,7 +10,7 @@ from words import save_pair, word_tokenizer
 
 import s2t_ext
 from s2t_ext import Teacher
-from s2t_ext.evaluation.policies import PolicyRunner
+from s2t_ext.evaluation.policy_runner import PolicyRunner
 from s2t_ext.selectors.parts import TriggerHead
 
 pytestmark = pytest.mark.usefixtures("whole_text_is_the_answer")

@@ -9,7 +9,8 @@ from words import word_tokenizer
 
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher
-from s2t_ext.evaluation.policies import PolicyRunner, make_policy
+from s2t_ext.evaluation.policies import make_policy
+from s2t_ext.evaluation.policy_runner import PolicyRunner
 from s2t_ext.runs.seeds import row_seed
 
 pytestmark = pytest.mark.usefixtures("whole_text_is_the_answer")
@@ -118,6 +119,42 @@ def test_two_selectors_in_one_folder(tmp_path):
     guided = [make_policy(f"{n}@entropy", teacher_trigger="entropy") for n in ("s2t", "takeover")]
     assert [p.config.select for p in guided] == ["teacher", "takeover"]
     assert all(p.needs_teacher and p.config.trigger == "entropy" for p in guided)
+
+
+def test_one_run_with_several_triggers(tmp_path):
+    """Options behind a policy's name are its own: the results are those of a run of it alone."""
+    teacher, selector = Teacher.from_model(teacher_model()), make_selector(tiny_model("llama"))
+    names = ["s2t@low:trigger=entropy,threshold=0.5,k=3", "s2t@no:trigger=entropy,threshold=1e9"]
+    names += ["s2t-local@r:trigger=random,threshold=0.5"]
+    names.append("s2t-local@m:trigger=margin,threshold=0.5,override_margin=0.1")
+    summary = run(tmp_path / "all", names, teacher=teacher, selector=selector)
+    assert set(summary["policies"]) == {"s2t@low", "s2t@no", "s2t-local@r", "s2t-local@m"}
+    alone = make_policy("s2t@low", k=3, teacher_trigger="entropy", teacher_threshold=0.5)
+    run(tmp_path / "one", [alone], teacher=teacher)
+    texts = [[r["texts"] for r in results(tmp_path / f, "s2t@low")] for f in ("all", "one")]
+    assert texts[0] == texts[1]
+    rates = [summary["policies"][n]["trigger_rate"] for n in ("s2t@low", "s2t@no")]
+    assert rates[0] > rates[1] == 0.0
+    config = make_policy(names[3], selector=selector).config
+    assert (config.trigger, config.threshold, config.override_margin) == ("margin", 0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("s2t:colour=red", "NAME among k, override_margin, threshold, trigger, got 'colour=red'"),
+        ("s2t:k=3,k=4", "once each.*got 'k=4'"),
+        ("s2t:", "got ''"),
+        ("s2t:threshold=low", "got 'threshold=low'"),
+        ("s2t:trigger=entropy", "threshold must be given with trigger=entropy"),
+        ("s2t:trigger=colour,threshold=1", "trigger must be one of"),
+        ("s2t:override_margin=0.1", "left out where the teacher chooses, got 0.1"),
+        ("greedy:k=3", "policies must be among .*got 'greedy'"),
+    ],
+)
+def test_a_policys_own_options_are_checked(name, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy(name)
 
 
 def test_greedy_decoding_by_the_adapter(tmp_path):

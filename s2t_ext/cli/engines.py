@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -50,7 +51,7 @@ def check_engine(engine: str, options: str | None, policy: str | None) -> dict[s
         return {}
     if importlib.util.find_spec("vllm") is None:
         raise ImportError("--engine vllm: vllm must be installed (pip install 's2t_ext[vllm]')")
-    kind = str(policy).partition("@")[0]
+    kind = re.split("[@:]", str(policy))[0]
     if kind in ("adapted", "teacher", "takeover", "s2t", "s2t-local-pps"):
         raise ValueError(
             f"--policy must ask no teacher and no base with --engine vllm, got {policy}"

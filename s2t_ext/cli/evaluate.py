@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -47,8 +48,9 @@ def evaluate(
         list[str],
         typer.Option(
             help="greedy, adapted, maj@K, teacher, takeover, s2t, s2t-local or s2t-local-pps (the "
-            "last four with @LABEL for results of another selector or trigger in the same folder); "
-            "give the option again for more."
+            "last four with @LABEL for results of another selector or trigger in the same folder, "
+            "and options of their own: s2t@LABEL:trigger=entropy,threshold=0.43); give the option "
+            "again for more."
         ),
     ],
     selector: SelectorPath = None,
@@ -129,12 +131,13 @@ def evaluate(
         large = None
         if teacher is not None:
             large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+        policies = [make_policy(name, selector=chosen, **options) for name in policy]
         summary = s2t_ext.evaluate(
             student,
             tokenizer,
             every,
             output,
-            policies=[make_policy(name, selector=chosen, **options) for name in policy],
+            policies=policies,
             teacher=large,
             selector=chosen,
             batch_size=batch_size,
@@ -144,7 +147,8 @@ def evaluate(
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
         )
         found = summary["policies"]
-        if any(name not in found or found[name]["problems"] < len(every) for name in policy):
+        names = [one.name for one in policies]
+        if any(name not in found or found[name]["problems"] < len(every) for name in names):
             say("this process has done its share; the one that ends last reports")
             return
         _print(summary, as_json)
@@ -158,7 +162,7 @@ POLICIES = ("greedy", "adapted", "maj", "teacher", "takeover", "s2t", "s2t-local
 def _check_policies(names: list[str], selector: str | None, teacher: str | None) -> None:
     """Says no to wrong names, and to policies without what they need."""
     for name in names:
-        kind = name.partition("@")[0]
+        kind = re.split("[@:]", name)[0]
         if kind not in POLICIES:
             known = "greedy, adapted, maj@K, " + ", ".join(POLICIES[3:])
             raise ValueError(f"--policy must be one of {known}, got {name}")

@@ -13,7 +13,8 @@ from s2t_ext.config import S2TConfig
 from s2t_ext.decoding.record import StepEvent
 from s2t_ext.demo.models import MAX_NEW_TOKENS, Demo
 from s2t_ext.demo.problems import Problem, answer_of, problems
-from s2t_ext.evaluation.policies import Policy, PolicyRunner, make_policy
+from s2t_ext.evaluation.policies import Policy, make_policy
+from s2t_ext.evaluation.policy_runner import PolicyRunner
 from s2t_ext.runs.statistics import wilson
 
 METHODS = ("greedy", "maj@8", "s2t", "s2t-local")

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from s2t_ext.decoding.record import StepEvent
-from s2t_ext.evaluation.policies import Answer, Policy, PolicyRunner
+from s2t_ext.evaluation.policies import Policy
+from s2t_ext.evaluation.policy_runner import Answer, PolicyRunner
 from s2t_ext.rollouts import EngineAnswer, engine_options, roll_out_in_engine
 from s2t_ext.runs.seeds import row_seed
 

@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from s2t_ext.evaluation.engine_runner import EngineRunner
 from s2t_ext.evaluation.grading import Grader
-from s2t_ext.evaluation.policies import Answer, Policy, PolicyRunner, make_policy
+from s2t_ext.evaluation.policies import Policy, make_policy
+from s2t_ext.evaluation.policy_runner import Answer, PolicyRunner
 from s2t_ext.evaluation.report import summarize, write_reports
 from s2t_ext.evaluation.tasks import Problem
 from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model

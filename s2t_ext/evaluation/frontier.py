@@ -13,7 +13,8 @@ from torch import nn
 
 from s2t_ext.evaluation.evaluate import evaluate
 from s2t_ext.evaluation.frontier_report import write_frontier
-from s2t_ext.evaluation.policies import Policy, PolicyRunner, make_policy
+from s2t_ext.evaluation.policies import Policy, make_policy
+from s2t_ext.evaluation.policy_runner import PolicyRunner
 from s2t_ext.evaluation.tasks import Problem
 from s2t_ext.rollouts import trigger_statistics
 from s2t_ext.runs.checks import require
@@ -113,7 +114,8 @@ def frontier(
     )
     runner = PolicyRunner(model, tokenizer, teacher, selector, seed=seed, **options)
     thresholds = _Thresholds(Path(output), calibration_prompts, max_new_tokens)
-    policies = {name: make_policy(name, selector=selector) for name in beside}
+    others = [make_policy(name, selector=selector) for name in beside]
+    policies = {policy.name: policy for policy in others}
     points = {}
     for chooser in choosers:
         for trigger in triggers:

@@ -1,22 +1,15 @@
-"""The ways to an answer that are compared, and one batch of each."""
+"""The ways to an answer that are compared."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from torch import nn
-
 from s2t_ext.config import S2TConfig
-from s2t_ext.decoding.record import StepEvent
-from s2t_ext.hf.adapters import has_adapter
-from s2t_ext.hf.unwrapping import unwrap_model
-from s2t_ext.rollouts import PLAIN, Rollouts, roll_out
-from s2t_ext.runs.seeds import row_seed
+from s2t_ext.rollouts import PLAIN
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.teachers.base import Teacher
 from s2t_ext.triggers import TRIGGERS
 
 #: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
@@ -78,7 +71,9 @@ def make_policy(
 
     Args:
         name: One of `POLICIES`, "maj@K", or one that chooses with a label: "s2t-local@rows".
-            "adapted" is greedy decoding by the selector's adapter.
+            "adapted" is greedy decoding by the selector's adapter. Those that choose take options
+            of their own behind a colon, before the arguments below:
+            "s2t@entropy:trigger=entropy,threshold=0.43"; see `split_policy`.
         selector: Of S2T-LOCAL; its own decoding options are the defaults there.
         k: Candidates per choice; None takes the selector's for S2T-LOCAL, else 8.
         teacher_trigger: Of s2t and takeover.
@@ -103,14 +98,15 @@ def make_policy(
         return Policy(name, config, needs_selector=True)
     if name == "teacher":
         return Policy(name, PLAIN, by_teacher=True, needs_teacher=True)
+    name, own = split_policy(name)
     guided = re.fullmatch(r"(s2t|takeover)(@[\w.-]+)?", name)
     if guided:
-        select = "teacher" if guided[1] == "s2t" else "takeover"
         config = S2TConfig(
-            k=k or 8, trigger=teacher_trigger, threshold=teacher_threshold, select=select,
+            k=k or 8, trigger=teacher_trigger, threshold=teacher_threshold,
+            select="teacher" if guided[1] == "s2t" else "takeover",
             proposer="base",
         )  # fmt: skip
-        return Policy(name, config, needs_teacher=True)
+        return Policy(name, _with_own(config, own, None), needs_teacher=True)
     local = re.fullmatch(r"s2t-local(-pps)?(@[\w.-]+)?", name)
     if not local:
         raise ValueError(
@@ -131,164 +127,64 @@ def make_policy(
         select="local",
         proposer="base" if local[1] else config.proposer,
     )
+    config = _with_own(config, own, selector)
     return Policy(
         name, config, needs_selector=True, needs_teacher=TRIGGERS[config.trigger].reads_teacher
     )
 
 
-@dataclass
-class Answer:
-    """What a policy wrote for one problem, and its share of what the batch cost.
-
-    Attributes:
-        texts: One per path.
-        tokens: Written, over all paths.
-        truncated: Paths that reached the length limit.
-        steps: Decoding steps.
-        triggers: Steps that needed a choice.
-        changed: Choices that changed the token.
-        ended_by_choice: Paths that a choice ended where they would have gone on.
-        forward_passes: Of the student; 0 in a vLLM engine, which does not tell.
-        tokens_through_model: Of the student.
-        teacher_forward_passes: Of the teacher; calls of a batch are shared by its rows.
-        seconds: Wall-clock time.
-    """
-
-    texts: list[str]
-    tokens: int
-    truncated: int
-    steps: int
-    triggers: int
-    changed: int
-    forward_passes: float
-    tokens_through_model: float
-    teacher_forward_passes: float
-    seconds: float
-    ended_by_choice: int = 0
+#: Options that a policy that chooses may have behind its name, and how they are read.
+OWN_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "k": int,
+    "override_margin": float,
+    "threshold": float,
+    "trigger": str,
+}
 
 
-class PolicyRunner:
-    """Runs policies on batches of prompts.
+def split_policy(text: str) -> tuple[str, dict[str, Any]]:
+    """The name of a policy and the options of its own behind it.
 
     Args:
-        model: The student.
-        tokenizer: Its tokenizer.
-        teacher: For the policies that need one.
-        selector: For the policies that need one.
-        max_new_tokens: Length of an answer.
-        seed: Of sampling.
+        text: "NAME" or "NAME:OPTION=VALUE,..." with the options `k`, `override_margin`,
+            `threshold` and `trigger` of `S2TConfig`.
+
+    Returns:
+        The name, under which results are kept, and the options by their names.
 
     Raises:
-        ValueError: if a policy needs what is not there.
+        ValueError: for anything else behind the colon.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        tokenizer: Any,
-        teacher: Teacher | None = None,
-        selector: Selector | None = None,
-        *,
-        max_new_tokens: int = 512,
-        seed: int = 0,
-        use_chat_template: bool = True,
-    ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
-        self.teacher = teacher
-        self.selector = selector
-        self.max_new_tokens = max_new_tokens
-        self.seed = seed
-        self.use_chat_template = use_chat_template
-
-    @property
-    def has_adapter(self) -> bool:
-        """Whether the student has one."""
-        return has_adapter(unwrap_model(self.model))
-
-    def choosers(self, policy: Policy) -> dict[str, Any]:
-        """The selector and the teacher that a policy asks while the student decodes."""
-        return {
-            "selector": self.selector if policy.needs_selector else None,
-            "teacher": self.teacher if policy.needs_teacher and not policy.by_teacher else None,
-        }
-
-    def check(self, policy: Policy) -> None:
-        """Raises ValueError if the policy cannot run with what there is."""
-        if policy.needs_teacher and self.teacher is None:
-            raise ValueError(f"evaluate: teacher must be given for {policy.name}, got None")
-        if policy.by_teacher and not hasattr(self.teacher, "model"):
+    name, colon, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if colon else ():
+        key, _, value = part.partition("=")
+        try:
+            if key in options:
+                raise ValueError
+            options[key] = OWN_OPTIONS[key](value)
+        except (KeyError, ValueError):
             raise ValueError(
-                f"evaluate: teacher must be a local model for {policy.name}, got a server"
-            )
-        if policy.needs_selector and self.selector is None:
-            raise ValueError(f"evaluate: selector must be given for {policy.name}, got None")
-        if policy.name == "adapted" and not self.has_adapter:
-            raise ValueError("evaluate: selector must have an adapter for adapted, got none")
-        is_pps = policy.config.select == "local" and policy.config.proposer == "base"
-        if policy.needs_selector and is_pps and not self.has_adapter:
+                "evaluate: options of a policy must be NAME=VALUE once each, with a NAME among "
+                f"{', '.join(OWN_OPTIONS)}, got {part!r} in {text!r}"
+            ) from None
+    return name, options
+
+
+def _with_own(config: S2TConfig, own: Mapping[str, Any], selector: Selector | None) -> S2TConfig:
+    """With a policy's own options; a threshold belongs to its trigger."""
+    if own.get("trigger", config.trigger) != config.trigger:
+        trigger = TRIGGERS.get(own["trigger"])
+        has_threshold = trigger is None or trigger.has_threshold  # S2TConfig refuses an unknown one
+        if selector is None and has_threshold and "threshold" not in own:
             raise ValueError(
-                f"evaluate: selector must have an adapter for {policy.name} (without one s2t-local "
-                "already lets the base model propose), got none"
+                f"evaluate: threshold must be given with trigger={own['trigger']} where no "
+                "selector has a calibrated one, got none"
             )
-
-    def run(
-        self,
-        policy: Policy,
-        prompts: Sequence[str],
-        numbers: Sequence[int],
-        on_step: Callable[[StepEvent], None] | None = None,
-    ) -> list[Answer]:
-        """The answers to a batch of prompts.
-
-        Args:
-            policy: How they are answered.
-            prompts: The users' turns.
-            numbers: Of the problems; they key the sampling.
-            on_step: Called with every step of the batch.
-        """
-        model: Any = self.model
-        if policy.by_teacher:
-            model = getattr(self.teacher, "model")  # noqa: B009  (checked in `check`)
-        rollouts = roll_out(
-            model,
-            self.tokenizer,
-            prompts,
-            max_new_tokens=self.max_new_tokens,
-            s2t=policy.config,
-            temperature=policy.temperature,
-            top_p=policy.top_p,
-            paths=policy.paths,
-            # A path's random numbers depend on its problem, not on its batch.
-            seeds=[row_seed(self.seed, n, path) for n in numbers for path in range(policy.paths)],
-            use_chat_template=self.use_chat_template,
-            **self.choosers(policy),
-            on_step=on_step,
+        own = {"threshold": None, **own}
+    if selector is None and "override_margin" in own:
+        raise ValueError(
+            "evaluate: override_margin must be left out where the teacher chooses, got "
+            f"{own['override_margin']}"
         )
-        return self._answers(policy, rollouts, len(prompts))
-
-    def _answers(self, policy: Policy, rollouts: Rollouts, count: int) -> list[Answer]:
-        record = rollouts.record
-        passes, teacher = record.forward_passes, record.teacher_forward_passes
-        through = record.tokens_through_model
-        if policy.by_teacher:
-            passes, teacher, through = 0, record.forward_passes, 0
-        answers = []
-        for b in range(count):
-            rows = record.rows[b * policy.paths : (b + 1) * policy.paths]
-            answers.append(
-                Answer(
-                    texts=[self.tokenizer.decode(r.tokens, skip_special_tokens=True) for r in rows],
-                    tokens=sum(row.steps for row in rows),
-                    truncated=sum(row.steps >= self.max_new_tokens for row in rows),
-                    steps=sum(row.steps for row in rows),
-                    triggers=sum(len(row.triggered_steps) for row in rows),
-                    changed=sum(len(row.changed_steps) for row in rows),
-                    forward_passes=passes / count,
-                    tokens_through_model=through / count,
-                    teacher_forward_passes=teacher / count,
-                    seconds=rollouts.seconds / count,
-                    ended_by_choice=sum(row.ended_by_choice for row in rows),
-                )
-            )
-        return answers
+    return replace(config, **own)
