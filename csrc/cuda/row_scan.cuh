@@ -36,8 +36,34 @@ S2T_DEVICE void read_chunk(const T* row,
   if (source.num_blocked > 0) apply_blocked_ids(blocked, base, lane_id(), x);
 }
 
+// Starts the loads of a chunk that load_fetched() will want. Nothing for one beyond `last`, or one
+// that is not whole.
+template <class T>
+S2T_DEVICE void fetch_ahead(
+    const T* row, const RowSource& source, int64_t chunk, int64_t last, RawChunk<T>& raw) {
+  if (chunk < last && is_whole_chunk(row, source.vocab, chunk * kChunkSize))
+    fetch_chunk(row, chunk * kChunkSize, lane_id(), raw);
+}
+
+// read_chunk() of a chunk that fetch_ahead() was called for.
+template <class T>
+S2T_DEVICE void load_fetched(const T* row,
+                             const RowSource& source,
+                             BlockedIds blocked,
+                             int64_t base,
+                             const RawChunk<T>& raw,
+                             float (&x)[kHeldLogits]) {
+  if (is_whole_chunk(row, source.vocab, base)) {
+    unpack_chunk(raw, x);
+  } else {
+    load_partial_chunk(row, source.vocab, base, lane_id(), x);
+  }
+  if (source.num_blocked > 0) apply_blocked_ids(blocked, base, lane_id(), x);
+}
+
 // Chunks [first, last) of the row: their statistics go to stats[0 ..) by chunk, their best keys
-// into `selection`. True if one of this thread's logits is NaN. All threads of the block.
+// into `selection`. True if one of this thread's logits is NaN. The loads of a warp's next chunk
+// are in flight while it reduces the one at hand and offers its keys. All threads of the block.
 template <class T, int kThreads>
 S2T_DEVICE bool scan_chunks(const T* row,
                             const RowSource& source,
@@ -50,12 +76,15 @@ S2T_DEVICE bool scan_chunks(const T* row,
   const int lane = lane_id();
   const BlockedIds blocked = load_blocked_ids(source.blocked_ids, source.num_blocked, lane);
   bool nan_seen = false;
+  RawChunk<T> next;
+  fetch_ahead(row, source, first + warp_id(), last, next);
   for (int64_t round = first; round < last; round += kWarps) {
     const int64_t chunk = round + warp_id(), base = chunk * kChunkSize;
     float x[kHeldLogits];
     Key best = kNoKey;
     if (chunk < last) {  // the same for all lanes of a warp
-      read_chunk(row, source, blocked, base, x);
+      load_fetched(row, source, blocked, base, next, x);
+      fetch_ahead(row, source, chunk + kWarps, last, next);
       nan_seen = nan_seen || has_nan(x);
       const float maximum = held_max(x);
       const ChunkStats chunk_stats = warp_chunk_stats(x, maximum);

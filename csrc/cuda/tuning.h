@@ -35,10 +35,13 @@ constexpr int kPublished = 128;
 // of 16; the keys are 32 registers.
 constexpr int kListsPerRound = 16;
 
-// Four resident blocks on each of 132 multiprocessors, as many as 123 registers a thread allow: the
-// loads of one are in flight while another computes. From batch 528 on there is a block per row,
-// where nothing is left to merge.
-constexpr int64_t kWantedBlocks = 4 * 132;
+// Four resident blocks on each of 132 multiprocessors: at least as many fit (README.md, checked by
+// .ci/cuda_static_gates). With the next 32 logits of every lane in registers, they keep 32 KiB
+// (fp32: 64 KiB) of loads in flight on a multiprocessor; its share of 3.35 TB/s times a
+// latency of 0.7 us is 18 KiB. From batch 528 on there is a block per row, where nothing is left to
+// merge.
+constexpr int kResidentBlocks = 4;
+constexpr int64_t kWantedBlocks = kResidentBlocks * 132;
 
 inline int blocks_per_row(int64_t batch, int64_t vocab) {
   const int64_t rounds = (chunk_count(vocab) + kRowWarps - 1) / kRowWarps;

@@ -69,30 +69,61 @@ S2T_DEVICE void load_group(const T* row, int skew, int64_t vocab, int64_t first,
     x[i] = first + i < vocab ? to_float(row[first + i]) : negative_infinity();
 }
 
+// A lane's 32 elements of a whole chunk, as they stand in memory: x[8 j + e] of load_chunk().
+template <class T>
+struct RawChunk {
+  static constexpr int kVectors = kGroup / kPerVector<T>;
+  uint4 bits[kGroupsPerLane * kVectors];
+};
+
+// Whether a chunk can be read by whole aligned vectors alone. The same for all lanes.
+template <class T>
+S2T_DEVICE bool is_whole_chunk(const T* row, int64_t vocab, int64_t base) {
+  return row_skew(row) == 0 && base + kChunkSize <= vocab;
+}
+
+// Starts all loads of a whole chunk, so that they are in flight together; whoever unpacks waits.
+template <class T>
+S2T_DEVICE void fetch_chunk(const T* row, int64_t base, int lane, RawChunk<T>& raw) {
+  constexpr int kVectors = RawChunk<T>::kVectors;
+  const auto* vectors = reinterpret_cast<const uint4*>(row + base) + lane * kVectors;
+  S2T_UNROLL
+  for (int j = 0; j < kGroupsPerLane; ++j) {
+    S2T_UNROLL
+    for (int v = 0; v < kVectors; ++v)
+      raw.bits[j * kVectors + v] = __ldg(vectors + j * kWarpSize * kVectors + v);
+  }
+}
+
+template <class T>
+S2T_DEVICE void unpack_chunk(const RawChunk<T>& raw, float (&x)[kHeldLogits]) {
+  S2T_UNROLL
+  for (int i = 0; i < kHeldLogits / kPerVector<T>; ++i)
+    unpack<T>(raw.bits[i], x + i * kPerVector<T>);
+}
+
+// The same elements of a chunk that is not whole: -inf beyond the end of the row.
+template <class T>
+S2T_DEVICE void load_partial_chunk(
+    const T* row, int64_t vocab, int64_t base, int lane, float (&x)[kHeldLogits]) {
+  const int skew = row_skew(row);
+  S2T_UNROLL
+  for (int j = 0; j < kGroupsPerLane; ++j)
+    load_group(row, skew, vocab, base + kGroup * (lane + kWarpSize * j), x + kGroup * j);
+}
+
 // A lane's 32 elements of the chunk that starts at `base`: x[8 j + e] is element base + 8 (lane +
 // 32 j) + e.
 template <class T>
 S2T_DEVICE void load_chunk(
     const T* row, int64_t vocab, int64_t base, int lane, float (&x)[kHeldLogits]) {
-  constexpr int kVector = kPerVector<T>, kVectors = kGroup / kVector;
-  const int skew = row_skew(row);
-  if (skew == 0 &&
-      base + kChunkSize <= vocab) {  // all loads first, so that they are in flight together
-    uint4 bits[kGroupsPerLane * kVectors];
-    const auto* vectors = reinterpret_cast<const uint4*>(row + base) + lane * kVectors;
-    S2T_UNROLL
-    for (int j = 0; j < kGroupsPerLane; ++j) {
-      S2T_UNROLL
-      for (int v = 0; v < kVectors; ++v)
-        bits[j * kVectors + v] = __ldg(vectors + j * kWarpSize * kVectors + v);
-    }
-    S2T_UNROLL
-    for (int i = 0; i < kGroupsPerLane * kVectors; ++i) unpack<T>(bits[i], x + i * kVector);
+  if (is_whole_chunk(row, vocab, base)) {
+    RawChunk<T> raw;
+    fetch_chunk(row, base, lane, raw);
+    unpack_chunk(raw, x);
     return;
   }
-  S2T_UNROLL
-  for (int j = 0; j < kGroupsPerLane; ++j)
-    load_group(row, skew, vocab, base + kGroup * (lane + kWarpSize * j), x + kGroup * j);
+  load_partial_chunk(row, vocab, base, lane, x);
 }
 
 // Place in the row of a lane's i-th element.

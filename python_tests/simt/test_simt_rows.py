@@ -119,6 +119,21 @@ def test_the_split_of_a_row_does_not_change_a_bit(simt, blocks):
     assert_same_results(simt.propose_candidates(logits, 64, 64, None), expected)
 
 
+@needs_native
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_chunks_whose_loads_were_started_ahead(simt, dtype, blocks):
+    """Rows that start at 16-byte boundaries, many chunks to a warp, the last one not whole."""
+    logits = RowCase(2, 14_000, 16, dtype, True, "forward").make()
+    blocked = logits[0].float().topk(20).indices[::2].contiguous()
+    simt.set_blocks_per_row(blocks)
+    actual = simt.propose_candidates(logits, 16, 64, blocked)
+    assert_same_results(actual, ops.propose_candidates(logits, 16, 64, blocked))
+    ids = _choice_of_ids(14_000, 2, 64)
+    arguments = (ids, torch.randn(2, 64), logits, ids[:, :16].contiguous())
+    assert_same_results(simt.support_kl(*arguments), ops.support_kl(*arguments))
+
+
 def test_the_batch_a_row_sits_in_does_not_change_a_bit(simt):
     logits = RowCase(17, 2050, 16, torch.float32, True, "forward").make()
     together = simt.propose_candidates(logits, 16, 64, None)
