@@ -32,6 +32,12 @@ SIGNATURES = {
         "load_model": ["self"],
         "determine_available_memory": ["self"],
     },
+    "vllm.v1.engine.async_llm:AsyncLLM": {
+        "generate": ["self", "prompt", "sampling_params", "request_id"],
+        "collective_rpc": ["self", "method", "timeout", "args"],
+    },
+    "vllm.renderers.base:BaseRenderer": {"get_tokenizer": ["self"], "get_eos_token_id": ["self"]},
+    "vllm.config.model:ModelConfig": {"try_get_generation_config": ["self"]},
     "vllm.v1.worker.utils:AttentionGroup": {
         "build_metadata": ["self", "common_attn_metadata"],
     },

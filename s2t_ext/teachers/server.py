@@ -134,6 +134,23 @@ class ServerTeacher(Teacher, kind="server"):
             )
         return _ServerSession(self)
 
+    def candidate_logprobs(self, prefix: list[int], candidates: list[int]) -> list[float]:
+        """Log-probabilities of candidates for the next token, in nats.
+
+        Args:
+            prefix: Ids of all tokens before it.
+            candidates: Ids; -1 is none and gets -inf.
+
+        Raises:
+            TeacherServerError: when all attempts have failed.
+        """
+        mode = self.questions.known_mode(prefix)
+        named = [candidates] if mode == "ids" else None
+        (position,) = self.questions.next_tokens([prefix], named)
+        if mode == "exact":
+            self.questions.fill_in(prefix, position, candidates)
+        return [position[candidate] for candidate in candidates]
+
     def score_trajectory(self, input_ids: torch.Tensor, first: int) -> torch.Tensor:
         """A server has no vocabulary-wide logits: raises NotImplementedError."""
         raise NotImplementedError(

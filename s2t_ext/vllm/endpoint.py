@@ -2,6 +2,7 @@
 
 GET /v1/s2t/statistics?request_id=ID    counts as JSON
 GET /v1/s2t/metrics                     the totals as Prometheus counters
+POST /v1/s2t/completions                an answer in which a teacher chooses (`teacher_endpoint`)
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 from fastapi import FastAPI, HTTPException, Request, Response
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily
+
+from s2t_ext.vllm import teacher_endpoint
 
 #: Name in the report -> what it counts.
 COUNTERS = {
@@ -33,10 +36,12 @@ class StatisticsEndpoint:
         """Adds the routes."""
         app.add_api_route("/v1/s2t/statistics", statistics, methods=["GET"])
         app.add_api_route("/v1/s2t/metrics", metrics, methods=["GET"])
+        teacher_endpoint.attach(app)
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        """Keeps the engine's client for the routes."""
+        """Keeps the engine's client, and the teacher if there is one, for the routes."""
         state.s2t_engine = engine_client
+        state.s2t_teacher = teacher_endpoint.teacher_of(engine_client)
 
 
 async def statistics(request: Request, request_id: str | None = None) -> Any:

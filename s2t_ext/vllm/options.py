@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from s2t_ext.config import S2TConfig
@@ -32,6 +32,9 @@ REQUEST_OPTIONS = (
     "score_temperature",
     "override_margin",
 )
+#: What else a request may set, integers in [0, MOST]: see `RequestOptions`.
+REQUEST_NUMBERS = ("pause", "first_step")
+MOST = 2**31 - 1
 #: All triggers but those that would need the teacher's distribution at every step.
 TRIGGERS = tuple(name for name, trigger in ALL_TRIGGERS.items() if not trigger.reads_teacher)
 
@@ -44,11 +47,16 @@ class RequestOptions:
         config: The server's options with the request's own.
         trigger: The trigger with its threshold resolved.
         seed: Key of its random triggers and of choices with a score temperature.
+        pauses: Whether the request ends where its trigger fires, and its candidates are kept for
+            whoever chooses (`s2t_take_pause`).
+        first_step: How many tokens of the response the prompt ends with.
     """
 
     config: S2TConfig
     trigger: Trigger
     seed: int
+    pauses: bool = False
+    first_step: int = 0
 
 
 class ServerOptions:
@@ -56,8 +64,9 @@ class ServerOptions:
 
     Args:
         additional_config: vLLM's dictionary. Under "s2t": `selector`, a folder or hub repository
-            (needed); `lookahead_rows`, how many candidates one forward pass holds (default 256, at
-            most `max_num_seqs`); and any option of `S2TConfig`, which replaces the selector's own.
+            (needed); `teacher`, the arguments of `Teacher.from_server`, for `/v1/s2t/completions`;
+            `lookahead_rows`, how many candidates one forward pass holds (default 256, at most
+            `max_num_seqs`); and any option of `S2TConfig`, which replaces the selector's own.
 
     Raises:
         ValueError: if a key is unknown, a value out of range, or the selector cannot decode here.
@@ -71,18 +80,21 @@ class ServerOptions:
         path = options.pop("selector", None)
         if not isinstance(path, str):
             _refuse("selector", "be the path of a selector", path)
+        self.teacher = options.pop("teacher", None)
+        if self.teacher is not None and not is_teacher(self.teacher):
+            _refuse("teacher", "be a dictionary with url and model_name", self.teacher)
         self.lookahead_rows = options.pop("lookahead_rows", 256)
         is_count = isinstance(self.lookahead_rows, int) and self.lookahead_rows >= 1
         if not is_count or isinstance(self.lookahead_rows, bool):
             _refuse("lookahead_rows", "be an integer of at least 1", self.lookahead_rows)
         known = {field.name for field in fields(S2TConfig)}
         for name in options.keys() - known:
-            allowed = ", ".join(("selector", "lookahead_rows", *sorted(known)))
+            allowed = ", ".join(("selector", "teacher", "lookahead_rows", *sorted(known)))
             _refuse("additional_config", f"use keys among {allowed}", name)
         self.selector = Selector.from_pretrained(path)
         stored = self.selector.decoding or S2TConfig()
         self.config = S2TConfig(**{**stored.to_dict(), **options})
-        self._resolved: dict[str, tuple[S2TConfig, Trigger] | None] = {}
+        self._resolved: dict[str, RequestOptions | None] = {}
         self._check_config()
 
     def _check_config(self) -> None:
@@ -117,14 +129,16 @@ class ServerOptions:
         resolved = self._resolved[key]
         if resolved is None:
             return None
-        return RequestOptions(*resolved, zlib.crc32(request_id.encode()) if seed is None else seed)
+        return replace(resolved, seed=zlib.crc32(request_id.encode()) if seed is None else seed)
 
-    def _resolve(self, own: Mapping[str, Any]) -> tuple[S2TConfig, Trigger] | None:
+    def _resolve(self, own: Mapping[str, Any]) -> RequestOptions | None:
         overrides = check_request(own)
         if overrides is None:
             return None
+        pauses, first_step = (int(overrides.pop(name, 0)) for name in REQUEST_NUMBERS)
         config = _merge(self.config, overrides)
-        return config, resolve_trigger(config, self.selector)
+        trigger = resolve_trigger(config, self.selector)
+        return RequestOptions(config, trigger, 0, pauses > 0, first_step)
 
 
 def check_request(extra_args: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -137,7 +151,8 @@ def check_request(extra_args: Mapping[str, Any] | None) -> dict[str, Any] | None
         extra_args: The request's `vllm_xargs`; keys without our prefix are not looked at.
 
     Returns:
-        Options of `S2TConfig` to replace the server's; None for `"s2t": "off"`.
+        Options of `S2TConfig` to replace the server's, and `REQUEST_NUMBERS`; None for
+        `"s2t": "off"`.
 
     Raises:
         ValueError: if a key is unknown or a value out of range.
@@ -149,8 +164,9 @@ def check_request(extra_args: Mapping[str, Any] | None) -> dict[str, Any] | None
     overrides = {}
     for name, value in own.items():
         option = name.removeprefix(PREFIX)
-        if option not in REQUEST_OPTIONS:
-            allowed = ", ".join([KEY, *(PREFIX + option for option in REQUEST_OPTIONS)])
+        if option not in REQUEST_OPTIONS + REQUEST_NUMBERS:
+            names = (PREFIX + option for option in REQUEST_OPTIONS + REQUEST_NUMBERS)
+            allowed = ", ".join([KEY, *names])
             raise ValueError(f"request: keys must be among {allowed}, got {name!r}")
         overrides[option] = value
     trigger, threshold = overrides.get("trigger"), overrides.get("threshold")
@@ -160,10 +176,20 @@ def check_request(extra_args: Mapping[str, Any] | None) -> dict[str, Any] | None
         _refuse_request("s2t_threshold", f"be given with s2t_trigger={trigger!r}", None)
     if "threshold" in overrides and trigger is None:
         _refuse_request("s2t_trigger", "be given with s2t_threshold", None)
-    for option, value in overrides.items():
+    decoding = {name: v for name, v in overrides.items() if name not in REQUEST_NUMBERS}
+    for name in overrides.keys() - decoding.keys():
+        value = overrides[name]
+        if not isinstance(value, int) or not 0 <= value <= MOST:
+            _refuse_request(PREFIX + name, f"be an integer in [0, {MOST}]", value)
+    for option, value in decoding.items():
         _check_option({"k": 1, "support": 0, option: value})
-    _check_option({"support": 0, **overrides})
+    _check_option({"support": 0, **decoding})
     return None if switch == "off" else overrides
+
+
+def is_teacher(value: object) -> bool:
+    """Whether it has what `Teacher.from_server` cannot do without."""
+    return isinstance(value, dict) and {"url", "model_name"} <= value.keys()
 
 
 def _check_option(options: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ class RunnerV1(GPUModelRunner):
             length = int(self.optimistic_seq_lens_cpu[i])
             step = length - request.num_prompt_tokens
             if step < params.max_tokens and length < self.max_model_len:
-                rows.append(Row(i, i, name, length, step, options))
+                rows.append(Row(i, i, name, length, options.first_step + step, options))
             # else asynchronous scheduling ran a request that has ended once more
         return rows
 

@@ -88,7 +88,7 @@ class RunnerV2(GPUModelRunner):
                 continue  # plain decoding, or a part of the prompt and not its end
             if lengths[i] >= min(states.max_seq_len[slot], self.max_model_len):
                 continue  # asynchronous scheduling ran a request that has ended once more
-            step = lengths[i] - int(states.prompt_len.np[slot])
+            step = options.first_step + lengths[i] - int(states.prompt_len.np[slot])
             rows.append(Row(i, slot, name, lengths[i], step, options))
         return rows
 

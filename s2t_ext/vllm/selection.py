@@ -20,6 +20,7 @@ from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
 from s2t_ext.triggers import TriggerInputs
 from s2t_ext.vllm.lookahead import Lookahead
 from s2t_ext.vllm.options import RequestOptions, ServerOptions
+from s2t_ext.vllm.pauses import Pauses
 from s2t_ext.vllm.statistics import Statistics
 
 logger = logging.getLogger("s2t_ext")
@@ -78,6 +79,7 @@ class Selection:
         self.server = server
         self.selector = server.selector.to(device)
         self.statistics = Statistics()
+        self.pauses = Pauses()
         reserved = self.selector.reserved_ids
         self._blocked = torch.tensor(reserved, device=device) if reserved else None
 
@@ -100,6 +102,8 @@ class Selection:
     ) -> list[Proposal]:
         """Candidates of the rows whose trigger fires.
 
+        A row that pauses there is left token 0, which its request names as a stop token.
+
         Args:
             logits: float32 [batch, vocabulary] after all that shapes them but sampling; reserved
                 ids are banned from `rows`, in place.
@@ -108,9 +112,16 @@ class Selection:
         """
         groups: dict[object, list[Row]] = {}
         for row in rows:
-            groups.setdefault(row.options.config, []).append(row)
-        proposals = (self._propose(logits, group, states) for group in groups.values())
-        return [proposal for proposal in proposals if proposal is not None]
+            groups.setdefault((row.options.config, row.options.pauses), []).append(row)
+        proposals = []
+        for group in groups.values():
+            proposal = self._propose(logits, group, states)
+            if proposal is not None and group[0].options.pauses:
+                self.pauses.add([row.request_id for row in proposal.rows], proposal.ids)
+                leave_only(logits, proposal.rows, torch.zeros_like(proposal.ids[:, 0]))
+            elif proposal is not None:
+                proposals.append(proposal)
+        return proposals
 
     def _propose(
         self, logits: torch.Tensor, rows: Sequence[Row], states: torch.Tensor

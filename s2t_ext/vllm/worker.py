@@ -86,6 +86,11 @@ class Worker(PlatformWorker):
         report: dict[str, object] = self.model_runner.s2t.statistics.report(request_id)
         return report
 
+    def s2t_take_pause(self, request_id: str) -> list[int] | None:
+        """For `collective_rpc("s2t_take_pause")`: see `Pauses.take`."""
+        candidates: list[int] | None = self.model_runner.s2t.pauses.take(request_id)
+        return candidates
+
 
 def refusals(vllm_config: Any) -> Iterator[str]:
     """Why choices cannot be made in an engine, one sentence per reason."""
