@@ -6,11 +6,12 @@ import pickle
 import pytest
 import torch
 import transformers
-from architectures import BOS, EOS, PROMPT, VOCAB
+from architectures import BOS, EOS, PAD, PROMPT, VOCAB
 from models import (
     WAYS_IN,
     Collects,
     add_adapter,
+    assert_equals_reference,
     build_model,
     make_selector,
     prompts,
@@ -20,6 +21,7 @@ from models import (
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    RobertaConfig,
 )
 
 import s2t_ext
@@ -194,3 +196,17 @@ def test_vocabulary_smaller_than_k():
         "generate", model, S2TConfig(k=8, trigger="always", warmup_steps=0), make_selector(model)
     )(input_ids=ids, max_new_tokens=6, eos_token_id=None)
     assert output.max() < 5 < VOCAB and output.min() >= 0 and EOS < 5
+
+
+def test_a_decoder_that_counts_positions_its_own_way():
+    """Roberta's begin after the padding id, unless it is told them, as by `generate`."""
+    sizes = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
+    ids = dict(vocab_size=VOCAB, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=BOS)
+    model = build_model(RobertaConfig(**sizes, **ids, max_position_embeddings=64, is_decoder=True))
+    selector, inputs = make_selector(model), prompts(True)
+    arguments = dict(input_ids=inputs.ids, attention_mask=inputs.mask, max_new_tokens=8)
+    never = way_in("generate", model, S2TConfig(trigger="never"))(**arguments)
+    assert torch.equal(never, model.generate(**arguments))
+    chosen = way_in("generate", model, HALF, selector, seed=3)(**arguments)
+    options = dict(config=HALF, selector=selector, new_tokens=8, seed=3)
+    assert_equals_reference(chosen, model, inputs, **options)

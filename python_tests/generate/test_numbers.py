@@ -112,7 +112,14 @@ def test_narrow_rows(dtype):
     [
         (dict(rows=torch.ones(2, 3, dtype=torch.int64)), "rows must be floating [R, D]"),
         (dict(rows=[[1.0], [2.0, 3.0]]), "rows must be floating [R, D], got [[1.0], [2.0, 3.0]]"),
-        (dict(rows=ROWS.to("meta")), "rows must be loaded, got a tensor on the meta device"),
+        (
+            dict(rows=ROWS.to("meta")),
+            "rows must be a dense tensor in memory, got a tensor on the meta device",
+        ),
+        (
+            dict(rows=ROWS.to_sparse()),
+            "rows must be a dense tensor in memory, got torch.sparse_coo",
+        ),
         (dict(rows="rows"), "rows must be floating [R, D], got 'rows'"),
         (dict(bias=[0.0]), "bias must have shape [16], got [1]"),
         (dict(bin_values=np.full(16, np.nan)), "bin_values must be finite, got NaN or infinities"),

@@ -113,6 +113,47 @@ def test_learned_prompts(kind):
     assert torch.equal(decode(plain, ids), expected)
 
 
+def tasks(kind):
+    """A Llama with weights, or a learned prompt, for each of three tasks."""
+    import peft
+
+    options = dict(task_type="CAUSAL_LM", num_tasks=3, num_virtual_tokens=3)
+    if kind == "Poly":
+        layers = dict(target_modules=["q_proj", "v_proj"], r=4, n_skills=2, n_splits=1)
+        options = dict(task_type="CAUSAL_LM", n_tasks=3, init_weights=False, **layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = get_peft_model(build_model("llama"), getattr(peft, f"{kind}Config")(**options))
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if "module_logits" in name or "prefix_task" in name:
+                    parameter.normal_(std=5.0)
+                if "poly_lora" in name:
+                    parameter.mul_(5.0)
+    return model.eval()
+
+
+@pytest.mark.parametrize("trigger", ["always", "random", "never"])
+@pytest.mark.parametrize("kind", ["Poly", "MultitaskPromptTuning"])
+def test_one_task_per_row(kind, trigger):
+    """As with each row alone."""
+    model, given = tasks(kind), torch.tensor([2, 0, 1])
+    ids = torch.randint(3, 97, (1, 9), generator=torch.Generator().manual_seed(1)).repeat(3, 1)
+    config = S2TConfig(k=4, trigger=trigger, threshold=0.5, warmup_steps=0)
+    together = decode(model, ids, config, task_ids=given)
+    assert len({tuple(row) for row in together.tolist()}) == 3
+    for row in range(3):
+        selector = make_selector(tiny_model("llama"))
+        alone = way_in("generate", model, config, selector, seed=3 + row)(
+            input_ids=ids[:1],
+            attention_mask=torch.ones_like(ids[:1]),
+            eos_token_id=None,
+            max_new_tokens=8,
+            task_ids=given[row : row + 1],
+        )
+        assert torch.equal(together[row], alone[0])
+
+
 def test_what_cannot_follow_rows_is_refused():
     model = shaken(get_peft_model(build_model("llama"), lora()))
     ids = prompts(False).ids

@@ -9,7 +9,7 @@ import torch
 from architectures import EOS, PAD, PROMPT, VOCAB
 from models import make_selector, prompts, tiny_model
 from tiny_teachers import NEW_TOKENS, median_kl, run_with_teacher, teacher_model
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher
@@ -270,3 +270,20 @@ def test_a_teacher_without_a_valid_logit_leaves_the_student_alone():
         output = run_with_teacher(small, broken, inputs, config)
         assert torch.equal(output.sequences, expected)
     assert PROMPT + NEW_TOKENS == expected.shape[1]
+
+
+def test_what_is_no_teacher_is_refused():
+    seq2seq = T5ForConditionalGeneration(
+        T5Config(vocab_size=97, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2)
+    )
+    body = tiny_model("llama").model
+    for model, got in (
+        (seq2seq, "decoder-only, got T5ForConditionalGeneration"),
+        (body, "a causal language model of transformers, got LlamaModel"),
+    ):
+        model.train()
+        with pytest.raises(ValueError) as error:
+            Teacher.from_model(model)
+        assert str(error.value) == f"Teacher.from_model: model must be {got}"
+        assert model.training  # what is refused is left as it was
+        model.eval()

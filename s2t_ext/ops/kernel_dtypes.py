@@ -21,8 +21,9 @@ def floating(where: str, name: str, value: Any, *, rule: str = "hold numbers") -
             value = torch.as_tensor(value, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{where}: {name} must {rule}, got {value!r}") from error
-    if value.is_meta:
-        raise ValueError(f"{where}: {name} must be loaded, got a tensor on the meta device")
+    if value.is_meta or value.layout is not torch.strided:
+        kind = "a tensor on the meta device" if value.is_meta else str(value.layout)
+        raise ValueError(f"{where}: {name} must be a dense tensor in memory, got {kind}")
     tensor: torch.Tensor = value.detach()
     if tensor.dtype not in KERNEL_DTYPES:
         tensor = tensor.float()

@@ -8,9 +8,10 @@ token for token in fp32.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -197,10 +198,18 @@ def _last_state(model: PreTrainedModel, ids: Tensor) -> tuple[Tensor, Tensor]:
         lambda module, inputs, output: seen.update(hidden=inputs[0])
     )
     try:
-        logits = model(input_ids=ids, use_cache=False).logits
+        logits = model(**_arguments(model, ids)).logits
     finally:
         handle.remove()
     return logits[:, -1].float(), seen["hidden"][:, -1]
+
+
+def _arguments(model: PreTrainedModel, ids: Tensor) -> dict[str, Any]:
+    """Positions count from 0, as `generate` says to models that ask; some count otherwise alone."""
+    arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+    if "position_ids" in inspect.signature(model.forward).parameters:
+        arguments["position_ids"] = torch.arange(ids.shape[1], device=ids.device)[None]
+    return arguments
 
 
 def _scored_state(model: PreTrainedModel, ids: Tensor, layer: int | None) -> Tensor:
@@ -210,7 +219,7 @@ def _scored_state(model: PreTrainedModel, ids: Tensor, layer: int | None) -> Ten
     if layer is None:
         return _last_state(model, ids)[1]
     with tracing_layer(decoder_layer(model, layer)) as trace:
-        model(input_ids=ids, use_cache=False)
+        model(**_arguments(model, ids))
     return trace.hidden[:, -1]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationMixin
 
 from s2t_ext import ops
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
@@ -30,12 +30,18 @@ class ModelTeacher(Teacher, kind="model"):
     """See `Teacher.from_model`."""
 
     def __init__(self, model: nn.Module, tokenizer: Any = None) -> None:
-        self.model = unwrap_model(model).eval()
+        self.model = unwrap_model(model)
         self.tokenizer = tokenizer
+        if not isinstance(self.model, GenerationMixin):
+            raise ValueError(
+                "Teacher.from_model: model must be a causal language model of transformers, got "
+                f"{type(self.model).__name__}"
+            )
         if self.model.config.is_encoder_decoder:
             raise ValueError(
                 f"Teacher.from_model: model must be decoder-only, got {type(self.model).__name__}"
             )
+        self.model.eval()
 
     def start(self, student: Any) -> TeacherSession:
         """See `Teacher.start`."""

@@ -59,7 +59,7 @@ class ExpandStep:
             cache,
             None if context.attention_mask is None else context.attention_mask[rows],
             _take_rows(context.position_ids, rows, batch),
-            context.model_kwargs,
+            _of_rows(context.model_kwargs, rows, batch),
             types={n: types[rows] for n, types in _token_types(context).items()},
             rows=rows,
         )
@@ -207,6 +207,24 @@ _CARRIED_ELSEWHERE = {
     *_TOKEN_TYPES,
     *ALL_CACHE_NAMES,
 }
+
+
+#: Tensors among a model's arguments that are not one entry per row.
+_OF_THE_CALL = {"cache_position", "logits_to_keep"}
+
+
+def _of_rows(model_kwargs: dict[str, Any], rows: torch.Tensor, batch: int) -> dict[str, Any]:
+    """The arguments for the rows `rows`. A tensor has one entry per row, which is what transformers
+    assumes too when it repeats the inputs of a call.
+    """
+
+    def of_rows(name: str, value: Any) -> Any:
+        if name in _CARRIED_ELSEWHERE or name in _OF_THE_CALL:
+            return value
+        is_per_row = isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == batch
+        return value[rows.to(value.device)] if is_per_row else value
+
+    return {name: of_rows(name, value) for name, value in model_kwargs.items()}
 
 
 def _token_types(context: CandidateContext) -> dict[str, torch.Tensor]:
