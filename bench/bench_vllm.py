@@ -1,54 +1,81 @@
-"""What Select-to-Think costs inside vLLM, per engine step.
+"""What Select-to-Think costs inside vLLM, per engine step, beside our loop in transformers.
 
     python bench/bench_vllm.py MODEL --requests 1 8 --tokens 40 --rounds 5
+    python bench/bench_vllm.py MODEL --deferred --requests 8 --tokens 10 --rounds 1
 
-In an environment with vLLM (see .ci/vllm). One engine, bfloat16, no graphs, prompts of random
-tokens, K = 8. Every round runs each case once, in turn, and ratios are taken inside the round: the
-worker with `"s2t": "off"`, with trigger "never", with random triggers of 1, 5 and 20 %, and with
-"always". The prefill is measured by a request for one token and subtracted. Forward passes and
-rows are counted over all rounds: of the whole engine, and those of look-ahead alone. Written to
-`bench/results/`.
+In an environment with vLLM (see .ci/vllm). One engine without our worker and one with it, bfloat16,
+no graphs, prompts of random tokens, K = 8. Every round runs each case once, in turn, and ratios are
+taken inside the round: plain vLLM; the worker with `"s2t": "off"`, with trigger "never", with
+random triggers of 1, 5 and 20 %, and with "always"; and `s2t_ext.generate` with the same triggers
+on the same prompts. The prefill is measured by a request for one token and subtracted. Forward
+passes and rows are counted over all rounds: of the whole engine with our worker, and those of
+look-ahead alone.
+
+`--deferred` counts the same for deferred choices (V2 model runner, asynchronous scheduling). On a
+CPU that runner is interpreted, so that its times say nothing and none are written; an ordinary run
+on a GPU uses it anyway. Written to `bench/results/`.
 """
 
+# ruff: noqa: E402 (the environment is set before vllm is imported)
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
+
+def parse():
+    """The arguments."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--tokens", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--deferred", action="store_true", help="count deferred choices")
+    return parser.parse_args()
+
+
+ARGUMENTS = parse()
+if ARGUMENTS.deferred:  # before vllm looks at what there is
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "1"
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python_tests" / "support"))
+    from vllm_engine import allow_asynchronous_scheduling, interpret_triton
+
+    interpret_triton()
+    allow_asynchronous_scheduling()
+
 import torch
 from harness import write_results
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from vllm import LLM, SamplingParams
 
 import s2t_ext
 
 PROMPT_TOKENS = 200
-CASES = {
-    "off": {"s2t": "off"},
-    "never": {"s2t_trigger": "never"},
+TRIGGERS = {
+    "never": {"trigger": "never"},
     **{
-        f"{rate} %": {"s2t_trigger": "random", "s2t_threshold": rate / 100, "s2t_warmup_steps": 0}
-        for rate in (1, 5, 20)
+        f"{r} %": {"trigger": "random", "threshold": r / 100, "warmup_steps": 0} for r in (1, 5, 20)
     },
-    "always": {"s2t_trigger": "always", "s2t_warmup_steps": 0},
+    "always": {"trigger": "always", "warmup_steps": 0},
 }
+PLAIN = "plain vLLM"
 
 
-class Bench:
-    """One engine and its counters."""
+class Engine:
+    """One engine and its counters; without a selector it is plain vLLM."""
 
-    def __init__(self, model, folder):
-        config = AutoConfig.from_pretrained(model).get_text_config(decoder=True)
-        generator = torch.Generator().manual_seed(0)
-        rows = torch.randn(16, config.hidden_size, generator=generator) * 0.02
-        never = s2t_ext.S2TConfig(trigger="never")
-        s2t_ext.Selector(rows, decoding=never).save_pretrained(folder)
-        self.vocabulary = config.vocab_size
+    def __init__(self, model, selector=None):
+        ours = {
+            "worker_cls": "s2t_ext.vllm.Worker",
+            "additional_config": {"s2t": {"selector": selector}},
+        }
         self.llm = LLM(
             model,
             dtype="bfloat16",
@@ -58,20 +85,22 @@ class Bench:
             max_num_batched_tokens=2048,
             enable_prefix_caching=False,
             skip_tokenizer_init=True,
-            worker_cls="s2t_ext.vllm.Worker",
-            additional_config={"s2t": {"selector": folder}},
+            gpu_memory_utilization=0.3,
+            async_scheduling=ARGUMENTS.deferred or None,
+            **(ours if selector else {}),
         )
         self.forwards = 0
         core = self.llm.llm_engine.engine_core.engine_core
         runner = core.model_executor.driver_worker.worker.model_runner
         runner.model.register_forward_pre_hook(self._count)
-        self.runner = type(runner).__mro__[1].__name__
+        self.runner = type(runner).__mro__[1 if selector else 0].__name__
 
     def _count(self, *_):
         self.forwards += 1
 
-    def seconds(self, prompts, tokens, options):
-        """Of generating so many tokens for all prompts together."""
+    def generate(self, ids, tokens, options):
+        """So many tokens for all prompts together; `options` are the requests' own."""
+        prompts = [{"prompt_token_ids": row} for row in ids.tolist()]
         parameters = [
             SamplingParams(
                 temperature=0,
@@ -83,9 +112,7 @@ class Bench:
             )
             for seed in range(len(prompts))
         ]
-        start = time.perf_counter()
         self.llm.generate(prompts, parameters, use_tqdm=False)
-        return time.perf_counter() - start
 
     def counts(self):
         """Forward passes of the engine, and of look-ahead alone, with rows."""
@@ -94,56 +121,104 @@ class Bench:
         return {"engine_forwards": self.forwards, **{name: total[name] for name in names}}
 
 
-def measure(bench, requests, tokens, rounds):
+class Loop:
+    """Our loop in transformers, with the same triggers: those of row b draw by seed b."""
+
+    def __init__(self, model, selector):
+        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.selector = s2t_ext.Selector.from_pretrained(selector).to(self.model.device)
+
+    def generate(self, ids, tokens, options):
+        """As `Engine.generate`."""
+        ids = ids.to(self.model.device)
+        s2t_ext.generate(
+            self.model,
+            ids,
+            attention_mask=torch.ones_like(ids),
+            s2t=s2t_ext.S2TConfig(**options),
+            selector=self.selector,
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            seed=0,
+        )
+
+
+def write_selector(model, folder):
+    """A random selector for the model; returns the size of its vocabulary."""
+    config = AutoConfig.from_pretrained(model).get_text_config(decoder=True)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(16, config.hidden_size, generator=generator) * 0.02
+    never = s2t_ext.S2TConfig(trigger="never")
+    s2t_ext.Selector(rows, decoding=never).save_pretrained(folder)
+    return config.vocab_size
+
+
+def make_cases(model, folder, counts_only):
+    """Case -> what generates, and with which options; and the engine with our worker."""
+    ours = Engine(model, folder)
+    cases = {}
+    if not counts_only:
+        cases[PLAIN] = (Engine(model), None)
+    cases["off"] = (ours, {"s2t": "off"})
+    for name, options in TRIGGERS.items():
+        cases[name] = (ours, {f"s2t_{key}": value for key, value in options.items()})
+    if not counts_only:
+        loop = Loop(model, folder)
+        cases |= {f"transformers, {name}": (loop, options) for name, options in TRIGGERS.items()}
+    return cases, ours
+
+
+def milliseconds(system, ids, tokens, options):
+    """Of one call."""
+    start = time.perf_counter()
+    system.generate(ids, tokens, options)
+    return (time.perf_counter() - start) * 1e3
+
+
+def measure(cases, ours, ids, tokens, rounds):
     """One row per case."""
-    generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(200, bench.vocabulary - 200, (requests, PROMPT_TOKENS), generator=generator)
-    prompts = [{"prompt_token_ids": row.tolist()} for row in ids]
-    bench.seconds(prompts, 2, CASES["always"])  # whatever is made at first use
-    times = {name: [] for name in CASES}
-    counts = {name: dict.fromkeys(bench.counts(), 0) for name in CASES}
+    for system, options in cases.values():
+        system.generate(ids, 2, options)  # whatever is made at first use
+    times = {name: [] for name in cases}
+    counts = {name: dict.fromkeys(ours.counts(), 0) for name in cases}
     for _ in range(rounds):
-        for name, options in CASES.items():
-            prefill = bench.seconds(prompts, 1, options)
-            before = bench.counts()
-            whole = bench.seconds(prompts, tokens + 1, options)
-            after = bench.counts()
-            times[name].append((whole - prefill) / tokens * 1e3)
+        for name, (system, options) in cases.items():
+            prefill = milliseconds(system, ids, 1, options)
+            before = ours.counts()
+            whole = milliseconds(system, ids, tokens + 1, options)
+            after = ours.counts()
+            times[name].append((whole - prefill) / tokens)
             for key in after:
                 counts[name][key] += after[key] - before[key]
     rows = []
     for name, mine in times.items():
-        ratios = [a / b for a, b in zip(mine, times["off"], strict=True)]
-        rows.append(
-            {
-                "case": name,
-                "requests": requests,
-                "ms_per_step": [statistics.median(mine), min(mine), max(mine)],
-                "ratio_to_off": [statistics.median(ratios), min(ratios), max(ratios)],
-                **counts[name],
-            }
-        )
+        rows.append({"case": name, "requests": len(ids)})
+        if cases[name][0] is ours:
+            rows[-1] |= counts[name]
+        if PLAIN in cases:
+            ratios = [a / b for a, b in zip(mine, times[PLAIN], strict=True)]
+            rows[-1]["ms_per_step"] = [statistics.median(mine), min(mine), max(mine)]
+            rows[-1]["ratio_to_plain"] = [statistics.median(ratios), min(ratios), max(ratios)]
         print(rows[-1], flush=True)
     return rows
 
 
-def main():
+def main(arguments):
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--tokens", type=int, default=40)
-    parser.add_argument("--rounds", type=int, default=5)
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(arguments.model, folder)
-        rows = []
+        vocabulary = write_selector(arguments.model, folder)
+        cases, ours = make_cases(arguments.model, folder, arguments.deferred)
+        generator, rows = torch.Generator().manual_seed(1), []
         for requests in arguments.requests:
-            rows += measure(bench, requests, arguments.tokens, arguments.rounds)
-    name = os.path.basename(arguments.model.rstrip("/"))
-    path = write_results("vllm", rows, model=name, runner=bench.runner, tokens=arguments.tokens)
-    print(path)
+            shape = (requests, PROMPT_TOKENS)
+            ids = torch.randint(200, vocabulary - 200, shape, generator=generator)
+            rows += measure(cases, ours, ids, arguments.tokens, arguments.rounds)
+    model = os.path.basename(arguments.model.rstrip("/"))
+    name = "vllm_deferred" if arguments.deferred else "vllm"
+    print(write_results(name, rows, model=model, runner=ours.runner, tokens=arguments.tokens))
 
 
 if __name__ == "__main__":
-    main()
+    main(ARGUMENTS)
