@@ -7,7 +7,7 @@ import torch
 from architectures import PROMPT
 from models import make_selector, prompts, tiny_model, way_in
 
-from s2t_ext import Calibration, S2TConfig, Selector, ops
+from s2t_ext import Calibration, S2TConfig, Selector, TriggerHead, ops
 from s2t_ext.ops.reference import propose_candidates
 from s2t_ext.ops.reference.philox import PURPOSE_TRIGGER
 from s2t_ext.selectors.thresholds import resolve_trigger
@@ -71,6 +71,24 @@ def test_head_reads_the_hidden_state_and_the_entropy(entropy_weight):
     torch.testing.assert_close(
         actual, torch.sigmoid(hidden @ weight - 0.3 + entropy_weight * known)
     )
+
+
+def test_head_reads_the_best_log_probabilities():
+    """Those it has weights for; unknown and impossible ones count as the floor."""
+    weights = torch.tensor([0.5, -0.25])
+    head = TriggerHead(torch.zeros(32), 0.1, 0.0, weights)
+    selector = Selector(ROWS, trigger_head=head)
+    hidden, entropy = torch.zeros(3, 32), torch.zeros(3)
+    logprobs = torch.tensor([[-0.5, -1.5, -9.0], [-30.0, -math.inf, 0.0], [math.nan, -1.0, 0.0]])
+    actual = selector.trigger_probability(hidden, entropy, logprobs)
+    read = torch.tensor([[-0.5, -1.5], [-20.0, -20.0], [-20.0, -1.0]])
+    torch.testing.assert_close(actual, torch.sigmoid(0.1 + read @ weights))
+    for few, got in ((None, 0), (logprobs[:, :1], 1)):
+        with pytest.raises(ValueError, match=f"logprobs must have at least 2 columns, got {got}"):
+            selector.trigger_probability(hidden, entropy, few)
+    config = S2TConfig(k=1, trigger="head", threshold=0.5)
+    with pytest.raises(ValueError, match="k must be at least 2 for the selector's trigger head"):
+        resolve_trigger(config, selector)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +214,8 @@ def test_a_learned_trigger_reads_the_state_that_proposed(name, step):
     """The hidden state before every token: after the prompt, an ordinary step, or a choice."""
     model, inputs = tiny_model(name), prompts(True)
     weight = torch.randn(32, generator=torch.Generator().manual_seed(3))
-    selector = make_selector(model, trigger_head=(weight, 0.0, 0.5))
+    weights = torch.tensor([0.3, -0.2, 0.1])
+    selector = make_selector(model, trigger_head=TriggerHead(weight, 0.0, 0.5, weights))
     never = S2TConfig(trigger="head", threshold=1.0, step=step)
     arguments = dict(
         input_ids=inputs.ids,
@@ -216,8 +235,10 @@ def test_a_learned_trigger_reads_the_state_that_proposed(name, step):
         ids = output.sequences[b][None, PROMPT - int(inputs.mask[b].sum()) :]
         with torch.no_grad():
             hidden = model.base_model(input_ids=ids).last_hidden_state[0]
+            best = model(input_ids=ids).logits[0].log_softmax(-1).topk(3).values
         entropies = torch.tensor(row.entropies)
-        expected = torch.sigmoid(hidden[-9:-1] @ weight + 0.5 * entropies)
+        known = 0.5 * entropies + best[-9:-1] @ weights
+        expected = torch.sigmoid(hidden[-9:-1] @ weight + known)
         torch.testing.assert_close(torch.tensor(row.statistics), expected, atol=1e-4, rtol=0)
         fired = (torch.tensor(row.statistics) > threshold).nonzero().flatten().tolist()
         assert row.triggered_steps == fired

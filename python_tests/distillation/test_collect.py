@@ -12,6 +12,7 @@ from s2t_ext.demo.pretrain import make_tokenizer
 from s2t_ext.distillation.data.collect import collect
 from s2t_ext.distillation.data.collection import SPLITS, Collection
 from s2t_ext.distillation.data.labeller import Labeller
+from s2t_ext.distillation.groups import TOP_LOGPROBS
 from s2t_ext.runs.files import write_atomically
 from s2t_ext.teachers.base import Teacher
 
@@ -28,6 +29,12 @@ def test_labels_are_the_definitions(collection):
     assert len(trajectories) == len(PROMPTS)
     for trajectory in trajectories[:4]:
         assert len(trajectory.groups) == math.ceil(0.2 * len(trajectory.response))
+        ids = torch.tensor([[*trajectory.prompt, *trajectory.response]])
+        with torch.no_grad():
+            every = student(ids).logits[0].double().log_softmax(-1).topk(TOP_LOGPROBS).values
+        expected = every[len(trajectory.prompt) - 1 : -1].float()
+        actual = torch.tensor(trajectory.top_logprobs)
+        torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
         kept = {group.step for group in trajectory.groups}
         lowest = min(trajectory.kl[step] for step in kept)
         assert all(v <= lowest for i, v in enumerate(trajectory.kl) if i not in kept)

@@ -1,6 +1,7 @@
 """Heads that training begins with, and trigger heads that it does not leave."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_a_head_takes_over_another_but_not_what_held_out_groups_decided(tmp_path
     config = DistillConfig(method="rows", **FAST)
     first = distill(make_model(1), collection, tmp_path, config).selector
     first.prior_weight = 1000.0
-    head = ScoreHead(first.hidden_size, bins=5, seed=9)
+    head = ScoreHead(first.hidden_size, bins=5, num_logprobs=3, seed=9)
     head.start_from(first)
     assert torch.equal(head.rows, first.rows) and torch.equal(head.bias, first.bias)
     assert torch.equal(head.trigger_weight, first.trigger_head.weight)
@@ -70,6 +71,26 @@ def test_a_head_takes_over_another_but_not_what_held_out_groups_decided(tmp_path
     known = head_digest(first)
     first.trigger_head = TriggerHead(first.trigger_head.weight, first.trigger_head.bias + 1)
     assert head_digest(first) != known
+
+
+def test_the_trigger_reads_log_probabilities_where_the_collection_has_them(tmp_path, collection):
+    """Of decoding's k = 3 candidates; a collection without them is said to have none."""
+    config = DistillConfig(method="rows", **FAST)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HeldOut, "trigger_is_worth_it", lambda *_: True)
+        head = distill(make_model(1), collection, tmp_path / "a", config).selector.trigger_head
+        assert head.num_logprobs == 3 and bool(head.logprob_weights.all())
+        older = tmp_path / "older"
+        shutil.copytree(collection.folder, older)
+        for path in older.glob("trajectories-*.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            kept = [{n: v for n, v in line.items() if n != "top_logprobs"} for line in lines]
+            path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        with pytest.warns(UserWarning, match="reads the states and the entropy alone"):
+            result = distill(make_model(1), older, tmp_path / "b", config)
+        assert result.selector.trigger_head.num_logprobs == 0
+        with pytest.warns(UserWarning), pytest.raises(ValueError, match="3 a step; collect again"):
+            distill(make_model(1), older, tmp_path / "c", config, start=tmp_path / "a" / "selector")
 
 
 def test_heads_it_cannot_begin_with(tmp_path, collection):

@@ -8,7 +8,7 @@ from models import (
     way_in,
 )
 
-from s2t_ext import Calibration, S2TConfig, Selector
+from s2t_ext import Calibration, S2TConfig, Selector, TriggerHead
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.selectors.storage import STORED_OPTIONS
 
@@ -26,7 +26,9 @@ def full_selector(model) -> Selector:
         reserved_ids=(90, 91),
         bin_temperature=0.7,
         prior_weight=0.125,
-        trigger_head=(torch.randn(32, generator=generator), -0.5, 0.25),
+        trigger_head=TriggerHead(
+            torch.randn(32, generator=generator), -0.5, 0.25, torch.tensor([0.5, -0.5])
+        ),
         logit_scale=0.5,
         softcap=9.0,
         base_model=describe_base_model(model),
@@ -53,6 +55,7 @@ def assert_same(a: Selector, b: Selector) -> None:
     assert torch.equal(a.trigger_head.weight, b.trigger_head.weight)
     assert a.trigger_head.bias == b.trigger_head.bias
     assert a.trigger_head.entropy_weight == b.trigger_head.entropy_weight
+    assert torch.equal(a.trigger_head.logprob_weights, b.trigger_head.logprob_weights)
 
 
 def message(folder, model=None, kind=ValueError, **options) -> str:

@@ -88,7 +88,7 @@ def _served(folder: Path, config: hf.PretrainedConfig, layer: int | None = None)
         rows,
         reserved_ids=RESERVED,
         prior_weight=0.01,
-        trigger_head=(weight, 0.0),
+        trigger_head=s2t_ext.TriggerHead(weight, 0.0, 0.0, torch.tensor([0.1, -0.1])),
         projection=projection,
         layer=layer,
         decoding=s2t_ext.S2TConfig(trigger="never"),

@@ -201,8 +201,10 @@ class DecodeLoop:
 
         def head_probability() -> torch.Tensor:
             assert plan.selector is not None and student.hidden is not None  # resolve_trigger()
-            entropy = proposed.candidates.support_entropy
-            return plan.selector.trigger_probability(student.hidden, entropy)
+            best = proposed.candidates
+            return plan.selector.trigger_probability(
+                student.hidden, best.support_entropy, best.logprobs
+            )
 
         def divergence() -> torch.Tensor:
             assert self.teacher is not None  # check_options()

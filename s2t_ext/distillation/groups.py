@@ -9,6 +9,9 @@ from typing import Any
 
 from s2t_ext.runs.checks import require
 
+#: How many of the student's best log-probabilities are kept of every step.
+TOP_LOGPROBS = 4
+
 
 @dataclass(frozen=True)
 class Group:
@@ -60,6 +63,8 @@ class Trajectory:
         groups: Labelled steps, ascending.
         kl: Of every response step, for the trigger head; empty if unknown.
         entropy: The same.
+        top_logprobs: The student's `TOP_LOGPROBS` best log-probabilities at every response step,
+            best first, nats, for the trigger head; empty if unknown.
     """
 
     key: str
@@ -68,6 +73,7 @@ class Trajectory:
     groups: tuple[Group, ...]
     kl: tuple[float, ...] = ()
     entropy: tuple[float, ...] = ()
+    top_logprobs: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
         steps = [group.step for group in self.groups]
@@ -80,7 +86,7 @@ class Trajectory:
             f"lie within the response of {len(self.response)} tokens",
             steps[-1:],
         )
-        for name in ("kl", "entropy"):
+        for name in ("kl", "entropy", "top_logprobs"):
             length = len(getattr(self, name))
             require(
                 length in (0, len(self.response)),
@@ -108,6 +114,7 @@ class Trajectory:
             for name in ("prompt", "response", "kl", "entropy")
             if name in record
         }
+        fields["top_logprobs"] = tuple(tuple(step) for step in record.get("top_logprobs", ()))
         groups = []
         for stored in record["groups"]:
             group: dict[str, Any] = {
@@ -115,6 +122,12 @@ class Trajectory:
             }
             groups.append(Group(**group))
         return cls(key=str(record["key"]), groups=tuple(groups), **fields)
+
+
+def has_top_logprobs(trajectories: Sequence[Trajectory]) -> bool:
+    """Whether all with known divergences have the student's best log-probabilities."""
+    known = [t for t in trajectories if t.kl]
+    return bool(known) and all(t.top_logprobs for t in known)
 
 
 def batches_by_length(

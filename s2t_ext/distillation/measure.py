@@ -103,7 +103,7 @@ def measure(
         )
         k = config.k
         padded = tuple(F.pad(c[:, :k], (0, max(0, k - c.shape[1]))) for c in columns)
-        trigger = head.trigger_logits(steps, packed.step_entropy)
+        trigger = head.trigger_logits(steps, packed.step_entropy, packed.step_logprobs)
         groups = [group for trajectory in batch for group in trajectory.groups]
         entropy = torch.tensor([group.entropy for group in groups])
         ids = packed.input_ids[packed.group_row[:, None], packed.candidates]

@@ -167,7 +167,8 @@ class ObjectiveMaker:
         if not states.shape[0] or self.config.trigger_weight == 0:
             return torch.zeros((), device=states.device)
         labels = batch.step_kl > self.trigger_threshold
-        return trigger_loss(self.head.trigger_logits(states, batch.step_entropy), labels)
+        logits = self.head.trigger_logits(states, batch.step_entropy, batch.step_logprobs)
+        return trigger_loss(logits, labels)
 
 
 class TrainedObjective(nn.Module):

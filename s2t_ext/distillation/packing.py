@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2t_ext.distillation.groups import Trajectory, packed_length
+from s2t_ext.distillation.groups import Trajectory, has_top_logprobs, packed_length
 from s2t_ext.hf.attention.candidate_attention import attention_configs, candidate_attention
 from s2t_ext.hf.layer_trace import decoder_layer, tracing_layer
 from s2t_ext.hf.logits_head import find_logits_head
@@ -89,6 +89,8 @@ class PackedBatch:
         step_column: int64 [S], its column.
         step_kl: fp32 [S], nats.
         step_entropy: fp32 [S], nats.
+        step_logprobs: fp32 [S, n], `Trajectory.top_logprobs`, nats; n is 0 where a trajectory with
+            known divergences has none.
     """
 
     input_ids: torch.Tensor
@@ -104,6 +106,7 @@ class PackedBatch:
     step_column: torch.Tensor
     step_kl: torch.Tensor
     step_entropy: torch.Tensor
+    step_logprobs: torch.Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The batch on `device`."""
@@ -168,8 +171,15 @@ def pack(trajectories: Sequence[Trajectory], pad_id: int = 0) -> PackedBatch:
         step_column=torch.tensor([s[1] for s in steps], dtype=torch.int64),
         step_kl=torch.tensor([s[2] for s in steps], dtype=torch.float32),
         step_entropy=torch.tensor([s[3] for s in steps], dtype=torch.float32),
+        step_logprobs=_step_logprobs([t for t in trajectories if t.kl]),
         **_group_tensors(groups),
     )
+
+
+def _step_logprobs(trajectories: Sequence[Trajectory]) -> torch.Tensor:
+    if not has_top_logprobs(trajectories):
+        return torch.zeros(sum(len(t.kl) for t in trajectories), 0)
+    return torch.tensor([step for t in trajectories for step in t.top_logprobs])
 
 
 def _group_tensors(groups: list[tuple[int, int, Any]]) -> dict[str, torch.Tensor]:

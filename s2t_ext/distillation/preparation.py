@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import nn
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.data.teacher_tokens import TeacherTokens
 from s2t_ext.distillation.features import head_input_scale
-from s2t_ext.distillation.groups import Trajectory
+from s2t_ext.distillation.groups import TOP_LOGPROBS, Trajectory, has_top_logprobs
 from s2t_ext.distillation.objective import ObjectiveMaker
 from s2t_ext.distillation.optimization import trainable
 from s2t_ext.distillation.options import DistillConfig
@@ -96,6 +97,7 @@ def prepare(
         width=config.head_width,
         dropout=config.head_dropout,
         layer=config.head_layer,
+        num_logprobs=_num_logprobs([*training, *held_out], collection, config),
         seed=config.seed,
     ).to(packed.plain.device)
     if start is not None:
@@ -127,6 +129,23 @@ def _learnable(trajectories: Sequence[Trajectory], config: DistillConfig) -> lis
     if config.objective == "tokens":
         return [replace(t, groups=()) for t in trajectories if t.kl]
     return [t for t in trajectories if t.groups]
+
+
+def _num_logprobs(
+    trajectories: Sequence[Trajectory], collection: Collection, config: DistillConfig
+) -> int:
+    """How many log-probabilities the trigger head reads: none where a collection lacks them."""
+    if config.objective == "tokens" or config.loss.trigger_weight == 0:
+        return 0
+    if has_top_logprobs(trajectories):
+        return min(TOP_LOGPROBS, config.k)  # decoding finds k
+    if any(t.kl for t in trajectories):
+        warnings.warn(
+            "distill: collection holds no best log-probabilities of its steps, so the trigger head "
+            f"reads the states and the entropy alone (collect again for them): {collection.folder}",
+            stacklevel=2,
+        )
+    return 0
 
 
 def _trigger_threshold(training: Sequence[Trajectory], share: float) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from s2t_ext.hf.logits_head import PostProcessing
-from s2t_ext.selectors.parts import Projection, TriggerHead
+from s2t_ext.selectors.parts import Projection, TriggerHead, trigger_logprobs
 from s2t_ext.selectors.selector import Selector
 
 
@@ -28,6 +28,7 @@ class ScoreHead(nn.Module):
         width: Units of the hidden layer, W; 0 for none.
         dropout: Of the normalised states and of the units, while training.
         layer: Whose states it is given (`Selector.layer`); only kept.
+        num_logprobs: How many of the student's best log-probabilities the trigger reads.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class ScoreHead(nn.Module):
         width: int = 0,
         dropout: float = 0.0,
         layer: int | None = None,
+        num_logprobs: int = 0,
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
     ) -> None:
@@ -58,6 +60,8 @@ class ScoreHead(nn.Module):
         self.trigger_bias = nn.Parameter(torch.zeros((), dtype=dtype))
         # Before it has learnt anything, the trigger is the entropy.
         self.trigger_entropy_weight = nn.Parameter(torch.ones((), dtype=dtype))
+        weights = torch.zeros(num_logprobs, dtype=dtype)
+        self.trigger_logprob_weights = nn.Parameter(weights, requires_grad=num_logprobs > 0)
         self.register_buffer("bin_values", torch.linspace(0, 1, bins, dtype=dtype))
         self.hidden_layer = _hidden_layer(hidden_size, width, dropout, seed) if width else None
         if self.hidden_layer is not None:
@@ -103,6 +107,15 @@ class ScoreHead(nn.Module):
             self.trigger_weight.copy_(selector.trigger_head.weight)
             self.trigger_bias.fill_(selector.trigger_head.bias)
             self.trigger_entropy_weight.fill_(selector.trigger_head.entropy_weight)
+            weights = selector.trigger_head.logprob_weights
+            if weights is not None:
+                if weights.shape != self.trigger_logprob_weights.shape:
+                    raise ValueError(
+                        "distill: collection must hold the log-probabilities that the trigger head "
+                        f"of start reads ({weights.numel()} a step; collect again), got "
+                        f"{self.trigger_logprob_weights.numel()}"
+                    )
+                self.trigger_logprob_weights.copy_(weights)
 
     def scores(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores [...] of hidden states [..., D], without the prior term."""
@@ -120,22 +133,32 @@ class ScoreHead(nn.Module):
         prior = prior.masked_fill(prior == float("-inf"), 0.0)
         return self.scores(hidden) + self.prior_weight * prior
 
-    def trigger_logits(self, hidden: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        """[S] of hidden states [S, D] and entropies [S], nats, of which NaN counts as 0. The hidden
-        states are detached: the trigger must not bend the model.
+    def trigger_logits(
+        self, hidden: torch.Tensor, entropy: torch.Tensor, logprobs: torch.Tensor
+    ) -> torch.Tensor:
+        """[S] of hidden states [S, D], entropies [S], nats, of which NaN counts as 0, and the best
+        log-probabilities [S, at least num_logprobs]. The hidden states are detached: the trigger
+        must not bend the model.
         """
         hidden = hidden.detach().to(self.rows.dtype)
         known = entropy.to(self.rows.dtype).nan_to_num(nan=0.0)
+        count = self.trigger_logprob_weights.numel()
+        best = trigger_logprobs(logprobs, count).to(self.rows.dtype)
         return (
-            hidden @ self.trigger_weight + self.trigger_bias + self.trigger_entropy_weight * known
+            hidden @ self.trigger_weight
+            + self.trigger_bias
+            + self.trigger_entropy_weight * known
+            + best @ self.trigger_logprob_weights
         )
 
     def to_selector(self, **options: object) -> Selector:
         """A `Selector` with a copy of the weights; options as of `Selector`."""
+        weights = self.trigger_logprob_weights.detach().float().cpu().clone()
         head = TriggerHead(
             self.trigger_weight.detach().float().cpu().clone(),
             float(self.trigger_bias.detach()),
             float(self.trigger_entropy_weight.detach()),
+            weights if weights.numel() else None,
         )
         return Selector(
             self.rows.detach().float().cpu().clone(),
@@ -180,5 +203,6 @@ def head_digest(selector: Selector) -> str:
     parts += [] if selector.projection is None else list(selector.projection.tensors().values())
     if head is not None:
         parts += [head.weight, torch.tensor([head.bias, head.entropy_weight])]
+        parts.append(head.logprob_weights)
     numbers = [None if part is None else part.double().flatten().tolist() for part in parts]
     return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()[:16]

@@ -133,7 +133,7 @@ def _inputs(
 
     def head_probability() -> Tensor:
         assert selector is not None  # resolve_trigger() has found its trigger head
-        return selector.trigger_probability(hidden, proposal.support_entropy)
+        return selector.trigger_probability(hidden, proposal.support_entropy, proposal.logprobs)
 
     return TriggerInputs(proposal.logits, proposal.support_entropy, uniform, head_probability)
 

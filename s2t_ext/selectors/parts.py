@@ -12,30 +12,84 @@ import torch.nn.functional as F
 from s2t_ext.ops.kernel_dtypes import floating
 from s2t_ext.runs.numbers import finite, integers
 
+#: The lowest log-probability that a trigger head tells from others, nats.
+LOGPROB_FLOOR = -20.0
+
+
+def trigger_logprobs(logprobs: torch.Tensor, count: int) -> torch.Tensor:
+    """fp32 [N, count], what a trigger head reads of log-probabilities [N, at least count], best
+    first: none below `LOGPROB_FLOOR`, which stands for unknown ones (NaN) too.
+    """
+    return logprobs[:, :count].float().nan_to_num(nan=LOGPROB_FLOOR).clamp(min=LOGPROB_FLOOR)
+
 
 @dataclass(frozen=True)
 class TriggerHead:
     """A learned predictor of "the teacher would disagree here": sigmoid(weight . hidden + bias +
-    entropy_weight * entropy).
+    entropy_weight * entropy + logprob_weights . top log-probabilities).
+
+    The margin of the best token over the second is a difference of the first two of these, so it
+    needs no weight of its own.
 
     Attributes:
         weight: fp32 [D].
         bias: A scalar.
         entropy_weight: Of the entropy of the student's support, per nat.
+        logprob_weights: fp32 [n], of the student's n best log-probabilities (`trigger_logprobs`),
+            best first, per nat; None reads none.
     """
 
     weight: torch.Tensor
     bias: float
     entropy_weight: float = 0.0
+    logprob_weights: torch.Tensor | None = None
 
-    def probability(self, hidden: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
-        """fp32 [N] of hidden states [N, D] and entropies [N], nats; NaN counts as 0."""
+    @property
+    def num_logprobs(self) -> int:
+        """How many log-probabilities it reads."""
+        return 0 if self.logprob_weights is None else self.logprob_weights.numel()
+
+    def probability(
+        self,
+        hidden: torch.Tensor,
+        entropy: torch.Tensor,
+        logprobs: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What it says of N steps.
+
+        Args:
+            hidden: [N, D], the states that propose.
+            entropy: [N], nats; NaN counts as 0.
+            logprobs: [N, at least num_logprobs], of the student's best tokens, best first. None
+                only for a head that reads none.
+
+        Returns:
+            fp32 [N].
+
+        Raises:
+            ValueError: without the log-probabilities that it reads.
+        """
         known = entropy.float().nan_to_num(nan=0.0)
-        return torch.sigmoid(hidden.float() @ self.weight + self.bias + self.entropy_weight * known)
+        logits = hidden.float() @ self.weight + self.bias + self.entropy_weight * known
+        if self.logprob_weights is not None:
+            count = self.num_logprobs
+            given = 0 if logprobs is None else logprobs.shape[1]
+            if logprobs is None or given < count:
+                raise ValueError(
+                    f"TriggerHead.probability: logprobs must have at least {count} columns, "
+                    f"got {given}"
+                )
+            logits = logits + trigger_logprobs(logprobs, count) @ self.logprob_weights
+        return torch.sigmoid(logits)
 
     def to(self, device: torch.device | str) -> TriggerHead:
         """The head on `device`."""
-        return replace(self, weight=self.weight.to(device))
+        weights = self.logprob_weights
+        return replace(
+            self,
+            weight=self.weight.to(device),
+            logprob_weights=None if weights is None else weights.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -162,5 +216,10 @@ def trigger_head_of(value: Any, hidden_size: int) -> TriggerHead | None:
         raise ValueError(
             f"Selector: trigger_head must have {hidden_size} weights, got {weight.numel()}"
         )
-    scalars = (finite("Selector", "trigger_head", v) for v in (value.bias, value.entropy_weight))
-    return TriggerHead(weight, *scalars)
+    bias, entropy_weight = (
+        finite("Selector", "trigger_head", v) for v in (value.bias, value.entropy_weight)
+    )
+    weights = value.logprob_weights
+    if weights is not None:
+        weights = floating("Selector", "trigger_head.logprob_weights", weights).float().reshape(-1)
+    return TriggerHead(weight, bias, entropy_weight, weights)

@@ -167,10 +167,12 @@ class Selector:
             self.softcap,
         )
 
-    def trigger_probability(self, hidden: torch.Tensor, entropy: torch.Tensor) -> torch.Tensor:
+    def trigger_probability(
+        self, hidden: torch.Tensor, entropy: torch.Tensor, logprobs: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """What the trigger head says, fp32 [N]; see `TriggerHead.probability`."""
         assert self.trigger_head is not None
-        return self.trigger_head.probability(hidden, entropy)
+        return self.trigger_head.probability(hidden, entropy, logprobs)
 
     def calibration_for(self, trigger: str) -> Calibration | None:
         """The stored calibration of a trigger, or None."""
@@ -247,6 +249,8 @@ class Selector:
             tensors.update(self.projection.tensors())
         if self.trigger_head is not None:
             tensors["trigger_weight"] = self.trigger_head.weight
+            if self.trigger_head.logprob_weights is not None:
+                tensors["trigger_logprob_weights"] = self.trigger_head.logprob_weights
             scalars = ("trigger_bias", "bias"), ("trigger_entropy_weight", "entropy_weight")
             for name, attribute in scalars:
                 value = getattr(self.trigger_head, attribute)

@@ -156,11 +156,16 @@ def read(path_or_repo: str | Path) -> tuple[dict[str, Any], bool]:
     tensors = _read_tensors(path)
     head = None
     if "trigger_weight" in tensors:
-        scalars = (
+        bias, entropy_weight = (
             float(tensors[name]) if name in tensors else 0.0
             for name in ("trigger_bias", "trigger_entropy_weight")
         )
-        head = TriggerHead(tensors["trigger_weight"], *scalars)
+        head = TriggerHead(
+            tensors["trigger_weight"],
+            bias,
+            entropy_weight,
+            tensors.get("trigger_logprob_weights"),
+        )
     try:
         stored = {name: content["selector"][name] for name in STORED_OPTIONS if name != "layer"}
         stored["layer"] = content["selector"].get("layer")

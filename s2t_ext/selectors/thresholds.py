@@ -27,7 +27,7 @@ def resolve_trigger(config: S2TConfig, selector: Selector | None) -> Trigger:
 
     Raises:
         ValueError: if the trigger needs a threshold and neither has one, or needs a trigger head
-            that is missing.
+            that is missing or reads the log-probabilities of more than `config.k` tokens.
     """
     trigger = TRIGGERS[config.trigger]
     threshold = config.threshold
@@ -39,12 +39,26 @@ def resolve_trigger(config: S2TConfig, selector: Selector | None) -> Trigger:
                 "selector by s2t_ext.calibrate), got None"
             )
         threshold = calibration.threshold
-    if trigger.reads_hidden_state and (selector is None or selector.trigger_head is None):
-        raise ValueError(
-            f"generate: selector must have a trigger head for trigger={trigger.name!r}, got none"
-        )
+    if trigger.reads_hidden_state:
+        check_trigger_head(config, selector)
     value = float("nan") if threshold is None else float(threshold)
     return trigger(value, config.warmup_steps)
+
+
+def check_trigger_head(config: S2TConfig, selector: Selector | None) -> None:
+    """Raises ValueError if the selector has no trigger head, or one that reads more of the best
+    tokens than decoding finds.
+    """
+    head = None if selector is None else selector.trigger_head
+    if head is None:
+        raise ValueError(
+            f"generate: selector must have a trigger head for trigger={config.trigger!r}, got none"
+        )
+    if head.num_logprobs > config.k:
+        raise ValueError(
+            f"generate: k must be at least {head.num_logprobs} for the selector's trigger head, "
+            f"which reads so many log-probabilities, got {config.k}"
+        )
 
 
 def threshold_at_rate(

@@ -135,14 +135,16 @@ class Selection:
         proposed: ProposedCandidates | None = None
         if trigger.can_fire and any(row.step >= trigger.warmup_steps for row in rows):
             proposed = ops.propose_candidates(logits[at], config.k, config.support)
-            entropy = proposed.support_entropy
+            entropy, logprobs = proposed.support_entropy, proposed.logprobs
             inputs = TriggerInputs(
                 proposed.logits,
                 entropy,
                 uniform=lambda: ops.random_uniform(
                     self._seeds(rows), self._steps(rows), PURPOSE_TRIGGER
                 ),
-                head_probability=lambda: self.selector.trigger_probability(states[at], entropy),
+                head_probability=lambda: self.selector.trigger_probability(
+                    states[at], entropy, logprobs
+                ),
             )
             statistic = trigger.statistic(inputs, trigger.warmup_steps)
             fires = trigger.fires(statistic, trigger.warmup_steps) & (proposed.ids[:, 0] >= 0)

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from s2t_ext import ops
-from s2t_ext.distillation.groups import Group, Trajectory
+from s2t_ext.distillation.groups import TOP_LOGPROBS, Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.hf.trajectory import trajectory_support
+from s2t_ext.selectors.parts import trigger_logprobs
 from s2t_ext.teachers.base import Teacher, UnlabelledTrajectory
 from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels
 
@@ -107,11 +108,11 @@ class Labeller:
 
     def _labels(
         self, proposal: ops.ProposedCandidates, answer: TrajectoryLabels
-    ) -> tuple[tuple[Group, ...], tuple[float, ...], tuple[float, ...]]:
-        """(groups, divergence of every step, entropy of every step) of a trajectory."""
+    ) -> tuple[Any, ...]:
+        """(groups; divergence, entropy, best log-probabilities of every step) of a trajectory."""
         kl = answer.kl
         chosen = self._chosen(kl, proposal.support_entropy)
-        logprobs = (proposal.logits - proposal.logsumexp[:, None])[:, : self.k].tolist()
+        logprobs = proposal.logprobs[:, : self.k].tolist()
         probs = answer.candidate_logprobs[:, : self.k].exp().tolist()
         entropy = _rounded(proposal.support_entropy.tolist())
         kl_list = _rounded(kl.nan_to_num(posinf=1e4).tolist())
@@ -128,7 +129,10 @@ class Labeller:
                     entropy[step],
                 )
             )
-        return tuple(groups), kl_list, entropy
+        top = []
+        if self.support >= TOP_LOGPROBS:
+            top = trigger_logprobs(proposal.logprobs, TOP_LOGPROBS).tolist()
+        return tuple(groups), kl_list, entropy, tuple(_rounded(step, 4) for step in top)
 
     def _chosen(self, kl: torch.Tensor, entropy: torch.Tensor) -> list[int]:
         """The steps to keep, ascending, of [length] each."""
@@ -150,6 +154,6 @@ class Labeller:
         )
 
 
-def _rounded(values: Any) -> tuple[float, ...]:
+def _rounded(values: Any, digits: int = 6) -> tuple[float, ...]:
     """Six significant digits: below the noise of any dtype a model runs in, and half the disk."""
-    return tuple(float(f"{value:.6g}") for value in values)
+    return tuple(float(f"{value:.{digits}g}") for value in values)

@@ -21,6 +21,11 @@ class ProposedCandidates(NamedTuple):
     full_entropy: Tensor  # float32 [batch], nats, of softmax over all valid tokens
     status: Tensor  # int32 [batch]; bits STATUS_* of s2t_ext.reference
 
+    @property
+    def logprobs(self) -> Tensor:
+        """The candidates' log-probabilities over all valid tokens, float32 [batch, k]."""
+        return self.logits - self.logsumexp[:, None]
+
 
 def propose_candidates(
     logits: Tensor, k: int, support: int = 64, blocked_ids: Tensor | None = None
