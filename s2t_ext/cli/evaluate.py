@@ -132,11 +132,9 @@ def evaluate(
         if teacher is not None:
             large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
         policies = [make_policy(name, selector=chosen, **options) for name in policy]
+        task_run: tuple[Any, ...] = (student, tokenizer, every, output)
         summary = s2t_ext.evaluate(
-            student,
-            tokenizer,
-            every,
-            output,
+            *task_run,
             policies=policies,
             teacher=large,
             selector=chosen,
@@ -146,9 +144,8 @@ def evaluate(
             **settings,
             grader=Grader(code_timeout=code_timeout, code_memory=code_memory_mb << 20),
         )
-        found = summary["policies"]
-        names = [one.name for one in policies]
-        if any(name not in found or found[name]["problems"] < len(every) for name in names):
+        done = {n for n, e in summary["policies"].items() if e["problems"] == len(every)}
+        if not done.issuperset(one.name for one in policies):
             say("this process has done its share; the one that ends last reports")
             return
         _print(summary, as_json)
