@@ -6,6 +6,7 @@ namespace s2t::cpu {
 namespace {
 
 void copy_in_one_cache(const CopyBlocksParams& params, const BlockCache& cache) {
+  if (cache.block_bytes == 0) return;  // an empty cache may have no memory: data is null
   for (int64_t i = 0; i < params.count; ++i) {
     const int64_t source = params.source[i], target = params.target[i];
     if (source == target) continue;
