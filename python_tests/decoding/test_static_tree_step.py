@@ -3,7 +3,15 @@
 import pytest
 import torch
 from architectures import PAD, PROMPT
-from models import assert_equals_reference, build_model, make_selector, prompts, tiny_model, way_in
+from models import (
+    Prompts,
+    assert_equals_reference,
+    build_model,
+    make_selector,
+    prompts,
+    tiny_model,
+    way_in,
+)
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, DynamicCache, StaticCache
 from transformers.cache_utils import Cache, StaticLayer, StaticSlidingWindowLayer
@@ -114,6 +122,63 @@ def test_two_graphs_for_all_steps(padded):
     assert torch.equal(again.sequences, expected.sequences)
     generated(model, HALF, padded, **options)
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "rows"),
+    [("llama", "sdpa", "one"), ("llama", "sdpa", "padded"), ("qwen2", "eager", "two")],
+)
+def test_no_graph_after_the_first_of_its_kind(name, attention, rows):
+    """`fullgraph` and fixed shapes, as transformers' own tests compile: one graph for a token, one
+    for K candidates, each in the step that needs it first; a later step that differs in anything
+    that is compiled for, be it a stride, would add one.
+    """
+    model = build_model(name)
+    model.set_attn_implementation(attention)
+    inputs = prompts(rows == "padded")
+    if rows == "one":
+        inputs = Prompts(inputs.ids[:1], inputs.mask[:1])
+    shapes, after_step = [], []
+
+    def backend(graph, examples):
+        shapes.append({x.shape[-1] for x in examples if x.dtype == torch.int64 and x.dim() == 2})
+        return graph.forward
+
+    options = CompileConfig(backend=backend, fullgraph=True, dynamic=False, mode=None)
+    options._compile_all_devices = True
+    call = way_in(
+        "generate",
+        model,
+        HALF,
+        make_selector(model),
+        seed=3,
+        on_step=lambda event: after_step.append(len(shapes)),
+    )
+    torch._dynamo.reset()
+    for _ in range(2):
+        output = call(
+            input_ids=inputs.ids,
+            attention_mask=inputs.mask,
+            max_new_tokens=12,
+            return_dict_in_generate=True,
+            cache_implementation="static",
+            compile_config=options,
+            **ENDLESS,
+        )
+        choices = {step for row in output.s2t.rows for step in row.triggered_steps}
+        assert output.s2t.step_mode == "tree" and 2 < len(choices)
+        assert_equals_reference(
+            output.sequences,
+            model,
+            inputs,
+            config=HALF,
+            selector=make_selector(model),
+            new_tokens=12,
+            seed=3,
+            eos=(),
+        )
+    assert sorted(shapes, key=max) == [{1}, {4}]
+    assert after_step[12:] == [2] * 12
 
 
 @pytest.mark.parametrize(

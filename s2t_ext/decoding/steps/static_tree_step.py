@@ -74,9 +74,12 @@ class StaticTreeStep:
         body = self.body
         if context.compile_config is not None and self.compiles:
             body = compiled_body(self.body, context.compile_config)
+        # Copied: a compiled forward is made for the strides it sees, and a view of the positions so
+        # far has their length in its own, another one in every step.
+        positions = context.position_ids[..., -1:].repeat(1, k)
         hidden = body(
-            input_ids=candidates,
-            position_ids=context.position_ids[..., -1:].expand(batch, k),
+            input_ids=candidates.contiguous(),
+            position_ids=positions,
             attention_mask=self._mask(context, k),
             **{CACHE_ARGUMENT: context.cache},
             use_cache=True,
