@@ -110,7 +110,8 @@ class Student:
         if cache is self.call.cache:
             raise ValueError(
                 f"generate: {name} must have room for {needed} tokens (a choice in the "
-                f"last step looks one token ahead), got a {type(cache).__name__} for {min(room)}"
+                f"last step looks one token ahead), got a {type(cache).__name__} for {min(room)}, "
+                f"{needed - min(room)} too few"
             )
         self.model_kwargs[name] = new_static_cache(self.model, config, needed + k - 1)
 

@@ -88,6 +88,30 @@ def vocabulary_size(model: Any) -> int:
     return int(size)
 
 
+def position_limit(model: Any) -> int | None:
+    """Positions a model keeps a row for; None where it computes them, as rotary ones do."""
+    plain = unwrap_model(model)
+    size = getattr(plain.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    modules, buffers = plain.named_modules(), plain.named_buffers()
+    tables = [(n, m.num_embeddings) for n, m in modules if isinstance(m, nn.Embedding)]
+    tables += [(n, b.shape[0]) for n, b in buffers if b.dim() == 2]  # GPT-J's
+    for name, rows in tables:
+        own = name.rpartition(".")[2]
+        # OPT and its kin keep two rows in front of the first position.
+        if (own == "wpe" or "position" in own) and size is not None and size <= rows <= size + 2:
+            return int(size)
+    return None
+
+
+def check_positions(limit: int | None, tokens: int, function: str = "generate") -> None:
+    """Raises ValueError if a sequence is longer than the teacher's `position_limit`."""
+    if limit is not None and tokens > limit:
+        raise ValueError(
+            f"{function}: teacher must have a position for every token of the sequence, got "
+            f"{limit} positions for {tokens} tokens"
+        )
+
+
 def _fingerprint(plain: Any) -> str | None:
     """Taken once for each content of the weight, as far as torch counts its changes."""
     embedding = input_embedding(plain)

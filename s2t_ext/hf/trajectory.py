@@ -45,7 +45,7 @@ def trajectory_logits(
     """
     inputs = ids[None].to(input_device(model))
     if head.body is None:
-        states = model(input_ids=inputs, use_cache=False).logits[0, first - 1 :]
+        states = logits_of(model(input_ids=inputs, use_cache=False))[0, first - 1 :]
     else:
         states = head.body(input_ids=inputs, use_cache=False).last_hidden_state[0, first - 1 :]
     if steps is not None:
@@ -53,6 +53,21 @@ def trajectory_logits(
     for begin in range(0, states.shape[0], chunk):
         some = states[begin : begin + chunk]
         yield some if head.body is None else head.logits(some)
+
+
+def logits_of(outputs: Any, function: str = "generate", argument: str = "model") -> torch.Tensor:
+    """[batch, length, V] of what a model returned.
+
+    Raises:
+        ValueError: if that has no names.
+    """
+    logits: torch.Tensor | None = getattr(outputs, "logits", None)
+    if logits is None:
+        raise ValueError(
+            f"{function}: {argument} must return its outputs by name, as with return_dict=True, "
+            f"got {type(outputs).__name__}"
+        )
+    return logits
 
 
 def trajectory_support(

@@ -12,10 +12,15 @@ from transformers import DynamicCache, GenerationMixin
 
 from s2t_ext import ops
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
-from s2t_ext.hf.identity import check_vocabulary_sizes, vocabulary_size
+from s2t_ext.hf.identity import (
+    check_positions,
+    check_vocabulary_sizes,
+    position_limit,
+    vocabulary_size,
+)
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.model_state import input_device
-from s2t_ext.hf.trajectory import CHUNK, trajectory_logits
+from s2t_ext.hf.trajectory import CHUNK, logits_of, trajectory_logits
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.ops import SupportKL
 from s2t_ext.ops.kernel_dtypes import for_kernels
@@ -41,6 +46,11 @@ class ModelTeacher(Teacher, kind="model"):
             raise ValueError(
                 f"Teacher.from_model: model must be decoder-only, got {type(self.model).__name__}"
             )
+        if not self.model.config.return_dict:
+            raise ValueError(
+                "Teacher.from_model: model must return its outputs by name (set "
+                "model.config.return_dict = True), got return_dict=False"
+            )
         self.model.eval()
 
     def start(self, student: Any) -> TeacherSession:
@@ -52,10 +62,10 @@ class ModelTeacher(Teacher, kind="model"):
     def score_trajectory(self, input_ids: torch.Tensor, first: int) -> torch.Tensor:
         """See `Teacher.score_trajectory`."""
         length = check_first(input_ids, first)
+        check_positions(position_limit(self.model), length, "Teacher.score_trajectory")
         ids = input_ids[None].to(input_device(self.model))
-        logits: torch.Tensor = self.model(
-            input_ids=ids, use_cache=False, logits_to_keep=length - first + 1
-        ).logits
+        outputs = self.model(input_ids=ids, use_cache=False, logits_to_keep=length - first + 1)
+        logits = logits_of(outputs, "Teacher.score_trajectory", "teacher")
         return logits[0, -(length - first + 1) : -1]
 
     @torch.no_grad()
@@ -71,7 +81,8 @@ class ModelTeacher(Teacher, kind="model"):
         top: int = 0,
     ) -> TrajectoryLabels:
         """See `Teacher.label_trajectory`."""
-        check_first(input_ids, first)
+        length = check_first(input_ids, first)
+        check_positions(position_limit(self.model), length - 1, "Teacher.label_trajectory")
         head, device = find_logits_head(self.model), input_device(self.model)
         pieces = trajectory_logits(self.model, head, input_ids[:-1], first, chunk=chunk)
         answers, best = [], []
@@ -100,6 +111,7 @@ class _ModelSession:
         self.forward_passes = 0
         self._cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
         self._seen = 0
+        self._positions = position_limit(model)
 
     @torch.no_grad()
     def evaluate(
@@ -119,21 +131,24 @@ class _ModelSession:
         ids = context.input_ids
         self._check_ids(ids[:, self._seen :])
         device = input_device(self.model)
-        mask, positions = context.attention_mask, context.position_ids
+        mask = context.attention_mask
+        positions = _positions(ids, context.position_ids, mask)
+        if self._positions is not None and ids.shape[1] > self._positions:
+            check_positions(self._positions, int(positions.max()) + 1)  # padding takes none
         inputs = self.model.prepare_inputs_for_generation(
             ids.to(device),
             next_sequence_length=ids.shape[1] - self._seen,
             **{CACHE_ARGUMENT: self._cache},
             attention_mask=None if mask is None else mask[:, :-1].to(device),
-            position_ids=_positions(ids, positions, mask).to(device),
+            position_ids=positions.to(device),
             use_cache=True,
             logits_to_keep=1,
         )
         outputs = self.model(**inputs, return_dict=True)
+        logits = logits_of(outputs, argument="teacher")[:, -1]
         self._cache = cache_of(outputs)
         self._seen = ids.shape[1]
         self.forward_passes += 1
-        logits: torch.Tensor = outputs.logits[:, -1]
         return logits.to(ids.device)
 
     def _check_ids(self, ids: torch.Tensor) -> None:
