@@ -243,3 +243,28 @@ def test_a_selector_needs_its_adapter(tmp_path):
             way_in("generate", adapted, ALWAYS, selector)(**arguments)
     merged = selector.merge()
     assert torch.equal(way_in("generate", merged, ALWAYS, selector)(**arguments), expected)
+
+
+# ---- an adapter that chooses ---------------------------------------------------------------------
+
+
+def test_the_student_s_adapter_is_its_teacher():
+    """One copy of the weights chooses as two do, and leaves the adapter as it was."""
+    adapted = shaken(get_peft_model(build_model("llama"), lora()))
+    separate = s2t_ext.Teacher.from_model(copy.deepcopy(adapted))
+    shared = s2t_ext.Teacher.from_model(adapted)
+    ids = torch.randint(3, 97, (3, 9), generator=torch.Generator().manual_seed(1))
+    arguments = dict(attention_mask=torch.ones_like(ids), eos_token_id=None, max_new_tokens=12)
+    config = S2TConfig(
+        k=4, trigger="random", threshold=0.5, warmup_steps=0, select="teacher", proposer="base"
+    )
+
+    def choose(model, teacher):
+        return s2t_ext.generate(model, ids, **arguments, s2t=config, teacher=teacher, seed=3)
+
+    expected = choose(build_model("llama"), separate)
+    assert torch.equal(choose(adapted, shared), expected)
+    never = S2TConfig(trigger="never", proposer="base")
+    assert not torch.equal(s2t_ext.generate(adapted, ids, **arguments, s2t=never), expected)
+    plain = adapted.generate(input_ids=ids, do_sample=False, **arguments)
+    assert torch.equal(separate.model.generate(ids, do_sample=False, **arguments), plain)

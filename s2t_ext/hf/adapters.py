@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -91,6 +91,26 @@ class AdapterSwitch:
             for layer, flag in zip(self._layers, flags, strict=True):
                 if isinstance(flag, _ThreadFlag) and flag.view.users == 0:
                     vars(layer)[_FLAG] = flag.own
+
+
+@contextlib.contextmanager
+def unswitched(layers: Sequence[Any]) -> Iterator[None]:
+    """Adapters as their owner has set them, inside the block and for the calling thread, whatever
+    an `AdapterSwitch` around it does.
+
+    Args:
+        layers: The adapter layers of one model (`adapter_layers`); none is no error.
+    """
+    flag = vars(layers[0]).get(_FLAG) if layers else None
+    if not isinstance(flag, _ThreadFlag):
+        yield
+        return
+    seen = flag.view.seen
+    before, seen.disabled = seen.disabled, None
+    try:
+        yield
+    finally:
+        seen.disabled = before
 
 
 class _Seen(threading.local):

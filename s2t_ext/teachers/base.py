@@ -95,7 +95,9 @@ class Teacher(ABC):
         """A local causal language model, run in lockstep with its own cache.
 
         Args:
-            model: The teacher, on any device; PEFT-wrapped or not.
+            model: The teacher, on any device; PEFT-wrapped or not. Given the student with its
+                adapter and `S2TConfig(select="teacher", proposer="base")`, the base model writes
+                and the adapted one chooses; their weights are in memory once.
             tokenizer: Its tokenizer, to be compared with the student's.
         """
         return Teacher._kinds["model"](model, tokenizer)

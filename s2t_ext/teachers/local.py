@@ -11,6 +11,7 @@ from torch import nn
 from transformers import DynamicCache, GenerationMixin
 
 from s2t_ext import ops
+from s2t_ext.hf.adapters import adapter_layers, unswitched
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
 from s2t_ext.hf.identity import (
     check_positions,
@@ -112,6 +113,7 @@ class _ModelSession:
         self._cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
         self._seen = 0
         self._positions = position_limit(model)
+        self._adapters = adapter_layers(model)
 
     @torch.no_grad()
     def evaluate(
@@ -144,7 +146,8 @@ class _ModelSession:
             use_cache=True,
             logits_to_keep=1,
         )
-        outputs = self.model(**inputs, return_dict=True)
+        with unswitched(self._adapters):  # it may be the student itself, whose adapter only chooses
+            outputs = self.model(**inputs, return_dict=True)
         logits = logits_of(outputs, argument="teacher")[:, -1]
         self._cache = cache_of(outputs)
         self._seen = ids.shape[1]
