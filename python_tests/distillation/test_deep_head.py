@@ -48,10 +48,11 @@ def test_a_hidden_layer_on_a_middle_layer(tmp_path, deeper, method):
     torch.testing.assert_close(selector.score(trace.hidden[:, -1]), expected, rtol=1e-4, atol=1e-5)
 
     if method == "rows":
-        again = ScoreHead(selector.hidden_size, bins=5, width=12, layer=1, seed=9)
+        form = dict(bins=5, num_logprobs=len(trained.trigger_head.logprob_weights))
+        again = ScoreHead(selector.hidden_size, **form, width=12, layer=1, seed=9)
         again.start_from(trained)
         states = torch.randn(3, selector.hidden_size)
         torch.testing.assert_close(again.scores(states), trained.score(states))
-        plain = ScoreHead(selector.hidden_size, bins=5)
+        plain = ScoreHead(selector.hidden_size, **form)
         with pytest.raises(ValueError, match="same form, got one with 12 hidden units on layer 1"):
             plain.start_from(trained)
