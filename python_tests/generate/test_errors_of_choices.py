@@ -18,18 +18,31 @@ CHOICES = "(the forward pass of the candidates does not carry it: set trigger='n
 # ---- choices that could not honour it ------------------------------------------------------------
 
 
+class Shifted(transformers.LlamaForCausalLM):
+    """A model with an argument of its own, which every forward needs."""
+
+    def forward(self, input_ids=None, shift=None, **kwargs):
+        output = super().forward(input_ids=input_ids, **kwargs)
+        output.logits = output.logits.roll(0 if shift is None else int(shift), dims=-1)
+        return output
+
+
 @pytest.mark.parametrize("way", WAYS_IN)
 @pytest.mark.parametrize("step", ["tree", "expand"])
 def test_inputs_a_candidate_does_not_carry(step, way):
-    """Token types of the prompt: an ordinary step goes on with the last one."""
-    model = tiny_model("gpt2")
-    types = dict(token_type_ids=torch.ones_like(prompts(False).ids))
+    """What a candidate forward knows nothing of is refused; plain decoding passes it on."""
+    plain = tiny_model("llama")
+    model = Shifted(plain.config).eval()
+    model.load_state_dict(plain.state_dict())
+    shift = dict(shift=torch.tensor(7))
     config = S2TConfig(k=4, trigger="always", warmup_steps=0, step=step)
-    assert refusal(way, config, model, **types) == (
-        f"generate: token_type_ids must be None where choices are made {CHOICES}, got Tensor"
+    assert refusal(way, config, model, **shift) == (
+        f"generate: shift must be None where choices are made {CHOICES}, got Tensor"
     )
-    arguments = dict(input_ids=prompts(False).ids, max_new_tokens=4, **types)
-    assert torch.equal(way_in(way, model, NEVER)(**arguments), model.generate(**arguments))
+    arguments = dict(input_ids=prompts(False).ids, max_new_tokens=4)
+    expected = model.generate(**arguments, **shift)
+    assert torch.equal(way_in(way, model, NEVER)(**arguments, **shift), expected)
+    assert not torch.equal(model.generate(**arguments), expected)
 
 
 @pytest.mark.parametrize("way", WAYS_IN)
