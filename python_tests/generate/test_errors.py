@@ -6,10 +6,10 @@ test_checkpoint.py, of options in test_config.py.
 
 import pytest
 import torch
-from architectures import PROMPT
+from architectures import EOS, PAD, PROMPT
 from models import WAYS_IN, build_model, make_selector, make_tokenizer, prompts, tiny_model, way_in
 from refusals import ALWAYS, NEVER, refusal
-from transformers import GenerationConfig, TextStreamer
+from transformers import GenerationConfig, StoppingCriteria, TextStreamer
 
 MODES = (
     "(Select-to-Think decodes greedily or by sampling; use model.generate for this mode, on a "
@@ -152,3 +152,27 @@ def test_transformers_own_refusals_come_through(way):
     assert "`attention_mask` passed to `generate` must be 2D" in refusal(
         way, attention_mask=torch.ones(2, 1, PROMPT, PROMPT)
     )
+
+
+class AnswersInAColumn(StoppingCriteria):
+    """[batch, 1] instead of [batch], as after a comparison that kept its dimension."""
+
+    def __call__(self, input_ids, scores, **kwargs):
+        return input_ids[:, -1:] == input_ids[:, 3:4]
+
+
+@pytest.mark.parametrize("config", [NEVER, ALWAYS])
+def test_criteria_that_answer_in_a_column_are_refused_but_for_a_single_row(config):
+    """Together with transformers' own they would make a square of answers."""
+    model, inputs = tiny_model("llama"), prompts(False)
+    selector = None if config is NEVER else make_selector(model)
+    options = dict(stopping_criteria=[AnswersInAColumn()], max_new_tokens=5, do_sample=False)
+    generate = way_in("generate", model, config, selector)
+    with pytest.raises(ValueError) as error:
+        generate(input_ids=inputs.ids, **options, eos_token_id=None, pad_token_id=PAD)
+    assert str(error.value) == (
+        "generate: stopping_criteria must return one value, or one for each of the 2 rows, got "
+        "shape [2, 2] from all of them"
+    )
+    single = generate(input_ids=inputs.ids[:1], **options, pad_token_id=PAD, eos_token_id=EOS)
+    assert PROMPT < single.shape[1] <= PROMPT + 5

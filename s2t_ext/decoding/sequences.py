@@ -82,4 +82,10 @@ class Sequences:
         stopped = self.criteria(input_ids, scores)
         if stopped.dtype != torch.bool:  # 0 and 1, which transformers takes too
             stopped = (stopped & 1).bool()
+        if stopped.numel() != self.unfinished.numel():
+            raise ValueError(
+                "generate: stopping_criteria must return one value, or one for each of the "
+                f"{len(input_ids)} rows, got shape {list(stopped.shape)} from all of them"
+            )
+        stopped = stopped.reshape(self.unfinished.shape)  # a single row's may be [1, 1]
         return input_ids, self.unfinished & ~stopped
