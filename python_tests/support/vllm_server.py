@@ -34,6 +34,32 @@ def entry_points(folder):
     return folder
 
 
+def end_session(process):
+    """Ends a process that has a session of its own, and those it started: an engine's processes
+    outlive a client that is killed.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_program(program, environment, timeout):
+    """(exit code, output, errors) of a Python program that starts an engine."""
+    process = subprocess.Popen(
+        [sys.executable, program],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    finally:
+        end_session(process)
+    return process.returncode, output, errors
+
+
 def documented(program):
     """Arguments of each call of a program on the documentation's page."""
     return [
@@ -109,10 +135,6 @@ class Server:
 
     def close(self):
         self.process.terminate()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            pass
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end_session(self.process)
