@@ -157,18 +157,68 @@ def test_wrong_options_are_refused(engine, extra_args, message):
     assert len(answers[1]["tokens"]) == 4
 
 
-def test_counted_forwards(engine, tiny):
-    """A deferred choice costs no forward pass, but for the last tokens; a look-ahead one a step."""
-    prompts = make_prompts((20, 40))
-    config = s2t_ext.S2TConfig(trigger="always", k=4, warmup_steps=0)
+#: Trigger "always" from this of 6 tokens on -> forward passes of the engine beyond its 6, those of
+#: look-ahead among them, and rows of candidates, all with deferred choices and k = 4.
+DEFERRED_COUNTS = {
+    6: (0, 0, 0),
+    # The engine plans no seventh step for the last token, so that its choice looks ahead.
+    5: (1, 1, 4),
+    # The token before it is answered a step late, so that the engine plans a seventh step, in which
+    # the last candidates ride, and, as it learns of the end a step late, an eighth.
+    4: (2, 0, 2 * 3),
+    0: (2, 0, 6 * 3),
+}
+
+
+@pytest.mark.parametrize("warmup_steps", DEFERRED_COUNTS)
+def test_counted_forwards(engine, tiny, warmup_steps):
+    """No choice costs a forward pass when it is deferred, but at the end of a request."""
+    tokens, chosen = 6, 6 - warmup_steps
+    (prompt,) = make_prompts((20,), seed=11)
+    config = s2t_ext.S2TConfig(trigger="always", k=4, warmup_steps=warmup_steps)
     before = engine.counters(), engine.statistics()["total"]
-    engine.generate([make_request(prompt, config, 10) for prompt in prompts])
+    (answer,) = engine.generate([make_request(prompt, config, tokens)])
     after = engine.counters(), engine.statistics()["total"]
-    extra = after[1]["forwards"] - before[1]["forwards"]
+    assert answer["tokens"] == tiny.reference(prompt, config, tokens)
+    forwards = after[0]["forwards"] - before[0]["forwards"]
+    lookahead, rows = (after[1][name] - before[1][name] for name in ("forwards", "rows"))
     if engine.kind == "v2-async":
-        assert extra <= 2  # the requests' last tokens
+        assert (forwards - tokens, lookahead, rows) == DEFERRED_COUNTS[warmup_steps]
     else:
-        assert 10 <= extra <= 20
+        assert (forwards - tokens, lookahead, rows) == (chosen, chosen, chosen * 4)
+
+
+def test_choices_at_the_end_of_requests_that_others_outlive(engine, tiny):
+    """Deferred, they need no forward pass of their own; mixed lengths end in every step."""
+    prompts = make_prompts((5, 20, 31, 40), seed=12)
+    config = s2t_ext.S2TConfig(trigger="always", k=4, warmup_steps=0)
+    lengths = (3, 5, 7, 12)
+    before = engine.statistics()["total"]
+    answers = engine.generate(
+        [make_request(p, config, n) for p, n in zip(prompts, lengths, strict=True)]
+    )
+    after = engine.statistics()["total"]
+    for prompt, length, answer in zip(prompts, lengths, answers, strict=True):
+        assert answer["tokens"] == tiny.reference(prompt, config, length)
+    extra = after["forwards"] - before["forwards"]
+    assert extra == 0 if engine.kind == "v2-async" else extra >= max(lengths)
+    assert after["triggers"] - before["triggers"] == sum(lengths)
+
+
+def test_preemption_before_the_last_token(tiny, start):
+    """The winner that was held back for it is decided anew: the last of six tokens needs a block
+    more for every request, and there is none.
+    """
+    options = {"num_gpu_blocks_override": 9, "max_num_batched_tokens": 256, "max_model_len": 128}
+    process = start("v2-async", tiny, **options)
+    prompts = make_prompts((59,) * 4, seed=13)
+    config = s2t_ext.S2TConfig(trigger="always", k=4, warmup_steps=0)
+    answers = process.generate([make_request(prompt, config, 6) for prompt in prompts])
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert answer["tokens"] == tiny.reference(prompt, config, 6)
+    assert process.counters()["preemptions"] > 0
+    assert process.statistics()["total"]["triggers"] == 4 * 6
+    process.close()
 
 
 @pytest.mark.parametrize("kind", ["v1", pytest.param("v2", marks=pytest.mark.slow), "v2-async"])

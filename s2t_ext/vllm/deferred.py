@@ -3,6 +3,11 @@
 With asynchronous scheduling the engine plans step t + 1 before it knows the token of step t. So a
 row whose trigger fires may answer nothing at t; at t + 1 its one row becomes k rows, and it answers
 two tokens, the winner and the one after it. No forward pass and no engine step is added.
+
+The engine counts the answered tokens of a request: below its last but one it plans a further step,
+after that none. So the last token, too, may wait where the one before it has waited: that winner is
+held back, and step t + 1 answers both. The engine then plans one step too many, as it does for any
+request whose end it learns a step late.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ import torch
 
 from s2t_ext.vllm.riders import Riders, with_rows, without, without_rows
 from s2t_ext.vllm.runner_v2 import RunnerV2
-from s2t_ext.vllm.selection import Proposal, join
+from s2t_ext.vllm.selection import Proposal, Row, join
 
 
 class DeferredRunner(RunnerV2):
@@ -30,6 +35,8 @@ class DeferredRunner(RunnerV2):
         self.s2t_riders: Riders | None = None
         self.s2t_answers: list[tuple[list[int], torch.Tensor]] = []
         self.s2t_unanswered: list[int] = []
+        self.s2t_last: list[int] = []
+        self.s2t_held: dict[str, torch.Tensor] = {}
         super().initialize_kv_cache(*args, **kwargs)
 
     def s2t_admit(self, slot: int, sampling_params: Any) -> bool:
@@ -43,8 +50,10 @@ class DeferredRunner(RunnerV2):
 
     def _remove_request(self, req_id: str) -> bool:
         """vLLM's, for finished and preempted requests: what waited is proposed anew, if ever."""
-        if self.s2t_waiting.pop(req_id, None) is not None:
-            self.s2t.statistics.take_back_step(req_id)
+        undelivered: tuple[dict[str, Any], ...] = (self.s2t_waiting, self.s2t_held)
+        for decided in undelivered:
+            if decided.pop(req_id, None) is not None:
+                self.s2t.statistics.take_back_step(req_id)
         removed: bool = super()._remove_request(req_id)
         return removed
 
@@ -54,7 +63,7 @@ class DeferredRunner(RunnerV2):
         """Lets wait what can, and chooses the rest now."""
         now = []
         for proposal in proposals:
-            waits = [self._can_wait(row.table, row.position) for row in proposal.rows]
+            waits = [self._can_wait(row) for row in proposal.rows]
             for i, row in enumerate(proposal.rows):
                 if waits[i]:
                     self.s2t_waiting[row.request_id] = proposal.part([i])
@@ -63,10 +72,18 @@ class DeferredRunner(RunnerV2):
                 now.append(proposal.part([i for i, can in enumerate(waits) if not can]))
         super().s2t_choose(logits, now)
 
-    def _can_wait(self, slot: int, position: int) -> bool:
+    def _can_wait(self, row: Row) -> bool:
         """Whether the request runs once more, and its next logits need no earlier token."""
-        end = min(int(self.req_states.max_seq_len[slot]), self.max_model_len)
-        return position + 1 < end and slot not in self.s2t_impatient
+        if row.table in self.s2t_impatient:
+            return False
+        length, end = row.position + 1, int(self.req_states.max_seq_len[row.table])
+        if length < min(end, self.max_model_len):
+            return True
+        answers = any(row.index in rows for rows, _ in self.s2t_answers)
+        if answers and length == end < self.max_model_len:
+            self.s2t_last.append(row.index)
+            return True
+        return False
 
     # Step t + 1, before the forward pass.
 
@@ -178,8 +195,8 @@ class DeferredRunner(RunnerV2):
             self.s2t_answers.append(([row[0] for row in rows], tokens))
 
     def sample(self, hidden_states: torch.Tensor, input_batch: Any, grammar_output: Any) -> Any:
-        """vLLM's; a row that waits answers nothing, one that has waited two tokens."""
-        self.s2t_unanswered = []
+        """vLLM's; a row that waits answers nothing more, one that has waited two tokens."""
+        self.s2t_unanswered, self.s2t_last = [], []
         output, _, num_rejected = super().sample(hidden_states, input_batch, grammar_output)
         if self.s2t_answers or self.s2t_unanswered:
             own, device = output.sampled_token_ids[:, 0], self.device
@@ -190,8 +207,20 @@ class DeferredRunner(RunnerV2):
                 at = torch.tensor(rows, device=device)
                 tokens[at, 0] = winners.to(tokens.dtype)
                 count[at] += 1
+            self._hold_back(input_batch.req_ids, tokens, count)
             output.sampled_token_ids, output.num_sampled = tokens, count
         return output, output.num_sampled, num_rejected
+
+    def _hold_back(self, names: Sequence[str], tokens: torch.Tensor, count: torch.Tensor) -> None:
+        """A winner whose request now waits for its last token is answered with that one."""
+        for i, name in enumerate(names):
+            held = self.s2t_held.pop(name, None)
+            if held is not None:
+                tokens[i, 1] = tokens[i, 0]
+                tokens[i, 0] = held
+        for i in self.s2t_last:
+            self.s2t_held[names[i]] = tokens[i, 0].clone()
+            count[i] = 0
 
 
 def _needs_every_token(params: Any) -> bool:
