@@ -14,8 +14,8 @@ class Gpu(NamedTuple):
     clock: float  # boost, in Hz
 
 
-# NVIDIA's data sheets: 2 x 128 x multiprocessors x clock are their fp32 operations a second. Every
-# multiprocessor has 4 schedulers, each for 32 lanes.
+# NVIDIA's published figures: 2 x 128 x multiprocessors x clock are their fp32 operations a second.
+# Every multiprocessor has 4 schedulers, each for 32 lanes.
 GPUS = {
     "H100 SXM": Gpu(3.35e12, 132, 1.755e9),
     "RTX 4090": Gpu(1.008e12, 128, 2.52e9),

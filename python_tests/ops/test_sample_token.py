@@ -186,6 +186,15 @@ def calls(draw):
     )
 
 
+def test_top_k_tells_apart_what_the_distance_to_the_best_does_not():
+    """The smallest normal number and 0 are 1 below 1 alike, but only 0 is not among the best 2."""
+    logits = torch.tensor([[0.0, torch.finfo(torch.float32).tiny, 1.0]]).repeat(64, 1)
+    ones, seeds = torch.ones(64), torch.arange(64)
+    arguments = (ones, torch.full((64,), 2), ones, torch.zeros(64), seeds, torch.zeros_like(seeds))
+    for sample in (ops.sample_token, reference.sample_token):
+        assert set(sample(logits, *arguments).token.tolist()) == {1, 2}
+
+
 @given(calls())
 @settings(max_examples=80, deadline=None)
 def test_anything_draws_what_the_reference_draws_but_for_rounding(call):

@@ -40,7 +40,9 @@ def sample_token(
     is_greedy = ~(temperature > 0) | (best[:, 0] == math.inf)
     tau = torch.where(is_greedy, 1.0, temperature.double())[:, None]
     tempered = (ordered - torch.where(best.isfinite(), best, 0.0)) / tau
-    keep = _kept(tempered, top_k[:, None], top_p.double()[:, None], min_p.double()[:, None])
+    keep = _kept(
+        ordered, tempered, top_k[:, None], top_p.double()[:, None], min_p.double()[:, None]
+    )
 
     # Inverse of the cumulated distribution in the order of the ids.
     weight = torch.where(keep, tempered.exp(), 0.0)
@@ -57,12 +59,13 @@ def sample_token(
     return SampledToken(token.masked_fill(has_none, -1), logprob.float())
 
 
-def _kept(tempered: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+def _kept(ordered: Tensor, tempered: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
     """Which of the ordered entries may be drawn: top-k, then top-p, then min-p; never none."""
     vocab = tempered.shape[1]
     rank = torch.arange(vocab, device=tempered.device)
-    last = tempered.gather(1, top_k.clamp(1, vocab) - 1)
-    keep = (top_k <= 0) | (tempered >= last)  # all that equal the k-th
+    # Of the logits themselves: the difference to the best rounds unequal ones to equal ones.
+    last = ordered.gather(1, top_k.clamp(1, vocab) - 1)
+    keep = (top_k <= 0) | (ordered >= last)  # all that equal the k-th
     p = common.log_probabilities(torch.where(keep, tempered, -math.inf)).exp()
     keep = keep & ((top_p >= 1) | (p.cumsum(dim=1) - p < top_p))
     keep = keep & ((min_p <= 0) | (p >= min_p * p[:, :1]))
