@@ -54,7 +54,7 @@ class DeviceCall {
   void run(const SampleTokenParams& params) {
     const int64_t chunks = params.batch * chunk_count(params.vocab);
     auto* stats = static_cast<ChunkStats*>(scratch(chunks * sizeof(ChunkStats), "chunk stats"));
-    auto* sums = static_cast<float*>(scratch(chunks * sizeof(float), "kept sums"));
+    auto* sums = static_cast<float*>(scratch(2 * chunks * sizeof(float), "kept sums"));
     device_.check(cuda::launch_sample_token(params, stats, sums, device_.stream()));
   }
 

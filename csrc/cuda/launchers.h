@@ -23,7 +23,7 @@ cudaError_t launch_support_kl(const SupportKLParams& params,
                               const RowWorkspace& workspace,
                               cudaStream_t stream);
 
-// stats, sums: [batch, chunk_count(vocab)], scratch.
+// stats: [batch, chunk_count(vocab)], sums: [batch, 2, chunk_count(vocab)], scratch.
 cudaError_t launch_sample_token(const SampleTokenParams& params,
                                 ChunkStats* stats,
                                 float* sums,

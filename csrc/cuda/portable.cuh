@@ -13,6 +13,7 @@
 #define S2T_KERNEL __global__
 #define S2T_DEVICE __device__ __forceinline__
 #define S2T_UNROLL _Pragma("unroll")
+#define S2T_NO_UNROLL _Pragma("unroll 1")
 #define S2T_SHARED(T, name) __shared__ T name
 
 namespace s2t::cuda {

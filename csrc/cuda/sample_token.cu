@@ -2,22 +2,31 @@
 //
 // One block per row. It reads the row once for the 64 best keys and the statistics of its chunks,
 // as in propose_candidates.cu; that decides greedy rows and those whose kept set lies within the 64
-// best. Without truncation it sums the row once more at the row's temperature and draws chunk,
-// block, element. A top-k beyond 64, or a nucleus wider than the 64 best, is found by bisection, at
-// one more read (from L2) for each of up to 50 steps: right, and slow. Rows are independent: what
-// one needs, the others do not wait for.
+// best. Without truncation it sums the row once more, unless its temperature is 1, and draws chunk,
+// block, element. A top-k beyond 64, or a nucleus wider than the 64 best, is found by radix
+// selection (sample_cutoff.cuh), in 3 to 8 more reads, from L2. Rows are independent: what one
+// needs, the others do not wait for.
 #include "launch_helpers.h"
 #include "launchers.h"
 #include "row_merge.cuh"
-#include "sample_mass.cuh"
+#include "sample_cutoff.cuh"
 
 namespace s2t::cuda {
 namespace {
 
 // ---- device code -------------------------------------------------------------------------------
 
+// The histogram takes the place of the selection, whose 64 best stay where they are.
+union SampleKeys {
+  KeySelection<kSampleThreads> selection;
+  struct {
+    Key sorted[kMaxCandidates];
+    DigitHistogram histogram;
+  };
+};
+
 struct SampleScratch {
-  MassScratch mass;
+  CutoffScratch cutoff;
   float scaled[kMaxCandidates], weights[kMaxCandidates];
   float weights_by_id[kMaxCandidates];
   int place_by_id[kMaxCandidates];
@@ -37,15 +46,12 @@ struct TopK {
 template <class T>
 S2T_DEVICE TopK beyond_the_list(const TemperedRow<T>& row,
                                 const SampleRule& rule,
-                                const Key* sorted,
+                                SampleKeys& keys,
                                 MassScratch& scratch) {
   TopK result = {kKeepAll, 0.0};
-  if (rule.has_top_k && rule.top_k <= kMaxCandidates)
-    result.cutoff = first_of_equals(sorted[rule.top_k - 1]);
-  else if (rule.has_top_k)
-    result.cutoff = largest_passing_value(row, [&](Key cutoff) {
-      return cutoff <= kKeepAll || count_kept(row, cutoff, scratch) >= rule.top_k;
-    });
+  if (rule.has_top_k)
+    result.cutoff = rule.top_k <= kMaxCandidates ? first_of_equals(keys.sorted[rule.top_k - 1])
+                                                 : top_k_cutoff(row, rule.top_k, keys.histogram);
   if (rule.has_top_p) {
     sum_kept_weights(row, result.cutoff);
     result.mass = total_mass(row, scratch);
@@ -78,16 +84,18 @@ template <class T>
 S2T_DEVICE Pick pick_chunk(const TemperedRow<T>& row, double target) {
   Pick chosen = {-1, static_cast<double>(positive_infinity())};
   double running = 0.0;
-  walk_masses(row, [&](int64_t c, double mass) {
-    const double before = running;
-    running = running + mass;
-    if (running > target) {
-      chosen = {c, target - before};
-      return false;
-    }
-    if (mass > 0.0) chosen.index = c;
-    return true;
-  });
+  walk_masses(
+      row, [&](int64_t c) { return row.sums[c]; },
+      [&](int64_t c, double mass) {
+        const double before = running;
+        running = running + mass;
+        if (running > target) {
+          chosen = {c, target - before};
+          return false;
+        }
+        if (mass > 0.0) chosen.index = c;
+        return true;
+      });
   return chosen;
 }
 
@@ -129,20 +137,18 @@ S2T_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
                              const SampleRule& rule,
                              TopK top_k,
                              double uniform,
+                             DigitHistogram& histogram,
                              SampleScratch& scratch) {
-  Key cutoff = top_k.cutoff;
+  Key cutoff = top_k.cutoff, summed = kNoKey;
   if (rule.has_min_p) cutoff = max_key(cutoff, min_p_cutoff(row.best, rule));
   if (rule.has_top_p) {
     const double target = rule.top_p * top_k.mass;
-    const Key of_nucleus = largest_passing_cutoff(row, [&](Key candidate) {
-      if (candidate <= top_k.cutoff) return true;
-      sum_kept_weights(row, candidate);
-      return total_mass(row, scratch.mass) >= target;
-    });
-    cutoff = max_key(cutoff, of_nucleus);
+    summed =
+        nucleus_cutoff(row, top_k.cutoff, target, histogram, scratch.cutoff, scratch.chunk_weights);
+    cutoff = max_key(cutoff, summed);
   }
-  sum_kept_weights(row, cutoff);
-  const double total = total_mass(row, scratch.mass);
+  if (cutoff != summed || cutoff == kKeepAll) sum_kept_weights(row, cutoff);
+  const double total = total_mass(row, scratch.cutoff.mass);
   if (warp_id() == 0) {
     const Key chosen = draw_in_chunk(row, cutoff, pick_chunk(row, uniform * total), scratch);
     if (lane_id() == 0) scratch.chosen = chosen;
@@ -155,35 +161,38 @@ S2T_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
 template <class T>
 S2T_DEVICE Key draw(const TemperedRow<T>& row,
                     const SampleRule& rule,
-                    const Key* sorted,
+                    SampleKeys& keys,
                     int count,
                     double uniform,
                     SampleScratch& scratch) {
+  const Key* sorted = keys.sorted;
   for (int i = thread_id(); i < count; i += kSampleThreads) {
     scratch.scaled[i] = scaled_logit(key_logit(sorted[i]), row.best, rule.inverse_temperature);
     scratch.weights[i] = exp_canonical(scratch.scaled[i]);
   }
   const ListedTopK listed = listed_top_k(rule, sorted, count);
   TopK top_k = {kKeepAll, 0.0};
-  if (!listed.is_complete) top_k = beyond_the_list(row, rule, sorted, scratch.mass);
+  if (!listed.is_complete) top_k = beyond_the_list(row, rule, keys, scratch.cutoff.mass);
   __syncthreads();
   if (thread_id() == 0)
     scratch.kept = kept_in_list(scratch.scaled, scratch.weights, listed, rule, top_k.mass);
   __syncthreads();
-  return scratch.kept == kNotListed ? draw_unlisted(row, rule, top_k, uniform, scratch)
-                                    : draw_listed(sorted, scratch.kept, uniform, scratch);
+  return scratch.kept == kNotListed
+             ? draw_unlisted(row, rule, top_k, uniform, keys.histogram, scratch)
+             : draw_listed(sorted, scratch.kept, uniform, scratch);
 }
 
 template <class T>
-S2T_KERNEL void __launch_bounds__(kSampleThreads)
+S2T_KERNEL void __launch_bounds__(kSampleThreads, kSampleBlocks)
     sample_token_kernel(SampleTokenParams p, ChunkStats* stats, float* sums) {
-  S2T_SHARED(KeySelection<kSampleThreads>, selection);
+  S2T_SHARED(SampleKeys, keys);
   S2T_SHARED(SampleScratch, scratch);
   S2T_SHARED(RowStats, row_stats);
   const auto row = static_cast<int64_t>(blockIdx.x);
   const int64_t chunks = chunk_count(p.vocab);
   const RowSource source = {p.logits, p.row_stride, p.vocab, p.blocked_ids, p.num_blocked};
   const T* logits = row_of<T>(source, row);
+  KeySelection<kSampleThreads>& selection = keys.selection;
 
   begin_selection(selection);
   scan_chunks(logits, source, 0, chunks, kMaxCandidates, stats + row * chunks, selection);
@@ -192,7 +201,7 @@ S2T_KERNEL void __launch_bounds__(kSampleThreads)
     const RowStats merged = merge_row_stats(stats + row * chunks, chunks);
     if (lane_id() == 0) row_stats = merged;
   }
-  const Key best = selection.kept[0];
+  const Key best = keys.sorted[0];
   const SampleRule rule =
       sample_rule(p.temperature[row], p.top_k[row], p.top_p[row], p.min_p[row], p.vocab);
   Key chosen = best;
@@ -201,14 +210,15 @@ S2T_KERNEL void __launch_bounds__(kSampleThreads)
                                      source,
                                      load_blocked_ids(p.blocked_ids, p.num_blocked, lane_id()),
                                      stats + row * chunks,
-                                     sums + row * chunks,
+                                     sums + row * 2 * chunks,
+                                     sums + (row * 2 + 1) * chunks,
                                      key_logit(best),
                                      rule.inverse_temperature};
     int count = 0;
-    while (count < kMaxCandidates && selection.kept[count] != kNoKey) ++count;
+    while (count < kMaxCandidates && keys.sorted[count] != kNoKey) ++count;
     const double uniform =
         uniform53(philox(p.seed[row], p.position[row], RandomPurpose::kSampleToken));
-    chosen = draw(tempered, rule, selection.kept, count, uniform, scratch);
+    chosen = draw(tempered, rule, keys, count, uniform, scratch);
   }
   if (thread_id() != 0) return;
   p.token[row] = key_id(chosen);

@@ -51,10 +51,10 @@ inline int blocks_per_row(int64_t batch, int64_t vocab) {
 
 // ---- sample_token: one block per row ----
 
-// A row that cannot be decided from its 64 best is read again for every step of a search, from L2.
 // 256 threads are 8 chunks a round; with 512 the 128 registers that are left to a thread do not
-// hold 32 logits and their sums.
+// hold 32 logits and their sums. Two blocks of them fit on a multiprocessor, in registers.
 constexpr int kSampleThreads = 256;
+constexpr int kSampleBlocks = 2;
 
 // ---- score_candidates, score_and_select ----
 

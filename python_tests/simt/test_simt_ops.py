@@ -146,6 +146,40 @@ def test_sample_token_among_ties(simt, dtype, ties):
     assert_same_results(simt.sample_token(*rows, None), ops.sample_token(*rows))
 
 
+# Rows in which a cutoff is hard to find: what radix selection, its estimate and the search after it
+# could get wrong.
+HARD_ROWS = {
+    "all_equal": lambda n: torch.full((n,), 1.5),
+    "two_values": lambda n: torch.arange(n) % 2 * 0.25,
+    "mostly_minus_infinity": lambda n: torch.randn(n).masked_fill(
+        torch.arange(n) % 9 > 0, -torch.inf
+    ),
+    "fewer_candidates_than_wanted": lambda n: torch.full((n,), -torch.inf).index_fill(
+        0, torch.arange(0, n, n // 80), -3.0
+    ),
+    "around_zero": lambda n: torch.randn(n).round(decimals=1) * 1e-3,
+    "neighbouring_floats": lambda n: (1.0 + torch.arange(n) % 500 * 2.0**-23).flip(0),
+    "one_outweighs_its_chunk": lambda n: (torch.randn(n) * 1e-3 - 15.0).index_fill(
+        0, torch.tensor([5, n - 3]), 1.0
+    ),
+    "far_below": lambda n: torch.linspace(-200.0, 0.0, n),
+    "nan_among_them": lambda n: torch.randn(n).index_fill(0, torch.arange(0, n, 7), torch.nan),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", HARD_ROWS)
+def test_sample_token_where_cutoffs_are_hard_to_find(simt, name, dtype):
+    vocab = 2500
+    logits = HARD_ROWS[name](vocab).to(dtype).expand(12, -1)
+    top_k = torch.tensor([0, 65, 100, vocab, vocab - 1, 300, 0, 0, 0, 700, 64, 0])
+    top_p = torch.tensor([0.5, 1.0, 0.9, 0.0, 1.0, 0.99, 0.99999994, 1 - 1e-6, 0.9, 0.3, 0.97, 1.0])
+    min_p = torch.tensor([0.0, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.05, 0.0, 0.0, 0.0])
+    temperature = torch.tensor([1.0, 1.0, 0.7, 1.0, 2.0, 1.0, 1.0, 1.7, 1.0, 0.1, 1.0, 3.0])
+    rows = logits, temperature, top_k, top_p, min_p, torch.arange(12), torch.arange(12) * 5
+    assert_same_results(simt.sample_token(*rows, None), ops.sample_token(*rows))
+
+
 # ---- commit_candidates ---------------------------------------------------------------------------
 
 

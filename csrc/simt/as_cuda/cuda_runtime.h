@@ -8,6 +8,7 @@
 #define S2T_KERNEL SIMT_KERNEL
 #define S2T_DEVICE SIMT_DEVICE
 #define S2T_UNROLL SIMT_UNROLL
+#define S2T_NO_UNROLL
 #define S2T_SHARED(T, name) SIMT_SHARED(T, name)
 
 namespace s2t::cuda {
