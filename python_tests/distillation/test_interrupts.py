@@ -12,6 +12,14 @@ from s2t_ext.distillation.train import distill
 from s2t_ext.runs.interrupts import interrupt_after_step
 
 
+@pytest.fixture(autouse=True)
+def listens():
+    """A shell starts what runs in the background deaf to Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_after_ctrl_c_the_step_is_finished_and_saved(tmp_path, monkeypatch, capfd):
     collection = run_collect(tmp_path / "data", held_out=0.3)
     config = DistillConfig(method="rows", epochs=2, batch_size=2, bins=5, k=3)
