@@ -1,4 +1,4 @@
-"""Teachers that cannot answer for a sequence: no names in what they return, no position for it."""
+"""What teachers return and read: no names, no position for a sequence, states with gaps."""
 
 import pytest
 import torch
@@ -112,3 +112,26 @@ def test_a_trajectory_longer_than_the_teachers_positions_is_refused():
 )
 def test_position_limit(model, limit):
     assert position_limit(model) == limit
+
+
+RARELY = dict(select="teacher", trigger="random", threshold=0.3, warmup_steps=0)
+
+
+def test_the_head_reads_states_without_gaps():
+    """Also of the last of several positions, and the model is left without hooks."""
+    teacher, inputs, seen = teacher_model(), prompts(False), []
+    head = teacher.lm_head
+    run_with_teacher(tiny_model("llama"), teacher, inputs, S2TConfig(**RARELY))
+    assert not head._forward_pre_hooks
+    own = head.forward
+
+    def watched(states):
+        seen.append(states.is_contiguous())
+        return own(states)
+
+    head.forward = watched
+    try:
+        run_with_teacher(tiny_model("llama"), teacher, inputs, S2TConfig(**RARELY))
+    finally:
+        del head.forward
+    assert len(seen) > 1 and all(seen)

@@ -141,6 +141,30 @@ def output_head(model: PreTrainedModel) -> nn.Module | None:
     return _named(model.get_output_embeddings)
 
 
+@contextlib.contextmanager
+def gapless_head_input(head: nn.Module | None) -> Iterator[None]:
+    """The head reads a copy without gaps, inside the block and in this thread.
+
+    The last positions of a longer forward are a view with gaps. torch multiplies that row by row
+    where the weight needs no gradient, on a CPU hundreds of times slower in bfloat16.
+    """
+    if head is None:
+        yield
+        return
+    owner = threading.get_ident()
+
+    def copy(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if threading.get_ident() != owner or not arguments:
+            return None
+        return arguments[0].contiguous(), *arguments[1:]
+
+    handle = head.register_forward_pre_hook(copy)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 def input_embedding(model: PreTrainedModel) -> nn.Module | None:
     """The embedding as the model names it; None if it names none."""
     return _named(model.get_input_embeddings)

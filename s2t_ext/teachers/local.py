@@ -19,7 +19,7 @@ from s2t_ext.hf.identity import (
     position_limit,
     vocabulary_size,
 )
-from s2t_ext.hf.logits_head import find_logits_head
+from s2t_ext.hf.logits_head import find_logits_head, gapless_head_input, output_head
 from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.trajectory import CHUNK, logits_of, trajectory_logits
 from s2t_ext.hf.unwrapping import unwrap_model
@@ -114,6 +114,7 @@ class _ModelSession:
         self._seen = 0
         self._positions = position_limit(model)
         self._adapters = adapter_layers(model)
+        self._output_head = output_head(model)
 
     @torch.no_grad()
     def evaluate(
@@ -146,7 +147,8 @@ class _ModelSession:
             use_cache=True,
             logits_to_keep=1,
         )
-        with unswitched(self._adapters):  # it may be the student itself, whose adapter only chooses
+        # It may be the student itself, whose adapter only chooses.
+        with unswitched(self._adapters), gapless_head_input(self._output_head):
             outputs = self.model(**inputs, return_dict=True)
         logits = logits_of(outputs, argument="teacher")[:, -1]
         self._cache = cache_of(outputs)
