@@ -135,3 +135,18 @@ def test_the_head_reads_states_without_gaps():
     finally:
         del head.forward
     assert len(seen) > 1 and all(seen)
+
+
+def test_one_position_at_a_time_needs_no_hook(monkeypatch):
+    """A hook would make a compiled forward compile again in every step."""
+    teacher, hooks = teacher_model(), []
+    register = teacher.lm_head.register_forward_pre_hook
+
+    def counted(hook):
+        hooks.append(hook)
+        return register(hook)
+
+    monkeypatch.setattr(teacher.lm_head, "register_forward_pre_hook", counted)
+    config = S2TConfig(select="teacher", trigger="always", warmup_steps=0)
+    output = run_with_teacher(tiny_model("llama"), teacher, prompts(False), config)
+    assert len(hooks) == 1 < output.s2t.teacher_forward_passes

@@ -146,7 +146,7 @@ def gapless_head_input(head: nn.Module | None) -> Iterator[None]:
     """The head reads a copy without gaps, inside the block and in this thread.
 
     The last positions of a longer forward are a view with gaps. torch multiplies that row by row
-    where the weight needs no gradient, on a CPU hundreds of times slower in bfloat16.
+    where the weight needs no gradient, on a CPU in bfloat16, which is far slower.
     """
     if head is None:
         yield

@@ -138,9 +138,12 @@ class _ModelSession:
         positions = _positions(ids, context.position_ids, mask)
         if self._positions is not None and ids.shape[1] > self._positions:
             check_positions(self._positions, int(positions.max()) + 1)  # padding takes none
+        new = ids.shape[1] - self._seen
+        # Of one row or one position there are no gaps, and a hook may cost a compiled forward.
+        gappy_head = self._output_head if new > 1 and len(ids) > 1 else None
         inputs = self.model.prepare_inputs_for_generation(
             ids.to(device),
-            next_sequence_length=ids.shape[1] - self._seen,
+            next_sequence_length=new,
             **{CACHE_ARGUMENT: self._cache},
             attention_mask=None if mask is None else mask[:, :-1].to(device),
             position_ids=positions.to(device),
@@ -148,7 +151,7 @@ class _ModelSession:
             logits_to_keep=1,
         )
         # It may be the student itself, whose adapter only chooses.
-        with unswitched(self._adapters), gapless_head_input(self._output_head):
+        with unswitched(self._adapters), gapless_head_input(gappy_head):
             outputs = self.model(**inputs, return_dict=True)
         logits = logits_of(outputs, argument="teacher")[:, -1]
         self._cache = cache_of(outputs)

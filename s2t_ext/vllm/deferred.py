@@ -2,7 +2,8 @@
 
 With asynchronous scheduling the engine plans step t + 1 before it knows the token of step t. So a
 row whose trigger fires may answer nothing at t; at t + 1 its one row becomes k rows, and it answers
-two tokens, the winner and the one after it. No forward pass and no engine step is added.
+two tokens, the winner and the one after it. No forward pass and no engine step is added before the
+end of a request.
 
 The engine counts the answered tokens of a request: below its last but one it plans a further step,
 after that none. So the last token, too, may wait where the one before it has waited: that winner is
