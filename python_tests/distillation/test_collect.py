@@ -152,6 +152,35 @@ def test_rollouts_of_other_options_are_refused(tmp_path, collection):
     assert not being_written.exists()
 
 
+def test_a_process_among_several_removes_what_it_has_left_itself(tmp_path, monkeypatch):
+    """Others may be writing theirs; the manifest is written by all of them."""
+    folder = run_collect(tmp_path).folder
+    mine = [f"{name}.x.unfinished" for name in ("trajectories-00001.jsonl", "manifest.json.rank1")]
+    others = [
+        f"{name}.x.unfinished" for name in ("trajectories-00002.jsonl", "manifest.json.rank0")
+    ]
+    for name in (*mine, *others):
+        (folder / name).touch()
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    run_collect(tmp_path)
+    assert {p.name for p in folder.glob("*.unfinished")} == set(others)
+
+
+def test_a_process_killed_while_it_writes_the_manifest_leaves_its_name(tmp_path, monkeypatch):
+    def killed(*names):
+        found.extend(p.name for p in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    found = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_collect(tmp_path)
+    assert len(found) == 1 and found[0].startswith("manifest.json.rank1.")
+
+
 def test_seeds_share_no_random_numbers(tmp_path):
     """Two rollouts of seed 0 and two of seed 1, of the same prompts: all four differ."""
     runs = [run_collect(tmp_path / str(seed), rollouts=2, seed=seed) for seed in (0, 1)]

@@ -51,15 +51,17 @@ def locate_file(path_or_repo: str | Path, name: str) -> Path:
         ) from error
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, writer: str = "") -> None:
     """Writes a file so that it is there whole or not at all, even after a power cut, with the mode
     that the umask gives to new files.
 
-    A killed process leaves `<name>.<random>.unfinished` behind.
+    A killed process leaves `<name>.<writer><random>.unfinished` behind; `writer` tells those of
+    several processes apart.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.", suffix=".unfinished")
+    prefix = f"{path.name}.{writer}"
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".unfinished")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

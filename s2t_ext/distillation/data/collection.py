@@ -68,7 +68,8 @@ class Collection:
             collection._remove_leftovers()
             return collection
         manifest = {"format_version": FORMAT_VERSION, "settings": settings, "shards": shards}
-        write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
+        text = json.dumps(manifest, indent=2) + "\n"
+        write_atomically(folder / MANIFEST_NAME, text, writer=_writer())
         return cls(folder)
 
     def _remove_leftovers(self) -> None:
@@ -79,6 +80,7 @@ class Collection:
             own = share_of_this_process(range(self.num_shards))
             files = [path(i) for path in (self.shard_path, self.tokens_path) for i in own]
             patterns = [f"{file.name}.*.unfinished" for file in files]
+            patterns.append(f"{MANIFEST_NAME}.{_writer()}*.unfinished")  # all processes write it
         for pattern in patterns:
             for leftover in self.folder.glob(pattern):
                 leftover.unlink(missing_ok=True)
@@ -164,3 +166,8 @@ class Collection:
                     raise ValueError(
                         f"Collection: {path.name} line {number} must be JSON, got {error}"
                     ) from error
+
+
+def _writer() -> str:
+    """This process among those that share a collection, in the names of what it leaves."""
+    return f"rank{this_process()[0]}."
