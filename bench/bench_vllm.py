@@ -4,12 +4,13 @@
     python bench/bench_vllm.py MODEL --deferred --requests 8 --tokens 10 --rounds 1
 
 In an environment with vLLM (see .ci/vllm). One engine without our worker and one with it, bfloat16,
-no graphs, prompts of random tokens, K = 8. Every round runs each case once, in turn, and ratios are
-taken inside the round: plain vLLM; the worker with `"s2t": "off"`, with trigger "never", with
-random triggers of 1, 5 and 20 %, and with "always"; and `s2t_ext.generate` with the same triggers
-on the same prompts. The prefill is measured by a request for one token and subtracted. Forward
-passes and rows are counted over all rounds: of the whole engine with our worker, and those of
-look-ahead alone.
+no graphs, prompts of random tokens, K = 8. Every round runs each case once, in turn, with seeds of
+its own, and ratios are taken inside the round: plain vLLM; the worker with `"s2t": "off"`, with
+trigger "never", with random triggers of 1, 5 and 20 %, and with "always"; and `s2t_ext.generate`
+with the same triggers on the same prompts. The prefill is measured by a request for one token and
+subtracted. Steps per second are of all rounds together, since rounds differ where triggers are
+rare. Forward passes and rows are counted over all rounds: of the whole engine with our worker, and
+those of look-ahead alone. Set OMP_NUM_THREADS: engines and loop run in this process.
 
 `--deferred` counts the same for deferred choices (V2 model runner, asynchronous scheduling). On a
 CPU that runner is interpreted, so that its times say nothing and none are written; an ordinary run
@@ -98,8 +99,10 @@ class Engine:
     def _count(self, *_):
         self.forwards += 1
 
-    def generate(self, ids, tokens, options):
-        """So many tokens for all prompts together; `options` are the requests' own."""
+    def generate(self, ids, tokens, options, seeds):
+        """So many tokens for all prompts together; `options` are the requests' own, and a seed
+        each.
+        """
         prompts = [{"prompt_token_ids": row} for row in ids.tolist()]
         parameters = [
             SamplingParams(
@@ -110,7 +113,7 @@ class Engine:
                 seed=seed,
                 extra_args=options,
             )
-            for seed in range(len(prompts))
+            for seed in seeds
         ]
         self.llm.generate(prompts, parameters, use_tqdm=False)
 
@@ -122,14 +125,14 @@ class Engine:
 
 
 class Loop:
-    """Our loop in transformers, with the same triggers: those of row b draw by seed b."""
+    """Our loop in transformers, with the same triggers, drawn by the same seeds."""
 
     def __init__(self, model, selector):
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.bfloat16).eval()
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.selector = s2t_ext.Selector.from_pretrained(selector).to(self.model.device)
 
-    def generate(self, ids, tokens, options):
+    def generate(self, ids, tokens, options, seeds):
         """As `Engine.generate`."""
         ids = ids.to(self.model.device)
         s2t_ext.generate(
@@ -141,7 +144,7 @@ class Loop:
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             do_sample=False,
-            seed=0,
+            seed=list(seeds),
         )
 
 
@@ -170,24 +173,25 @@ def make_cases(model, folder, counts_only):
     return cases, ours
 
 
-def milliseconds(system, ids, tokens, options):
+def milliseconds(system, ids, tokens, options, seeds):
     """Of one call."""
     start = time.perf_counter()
-    system.generate(ids, tokens, options)
+    system.generate(ids, tokens, options, seeds)
     return (time.perf_counter() - start) * 1e3
 
 
 def measure(cases, ours, ids, tokens, rounds):
     """One row per case."""
     for system, options in cases.values():
-        system.generate(ids, 2, options)  # whatever is made at first use
+        system.generate(ids, 2, options, range(len(ids)))  # whatever is made at first use
     times = {name: [] for name in cases}
     counts = {name: dict.fromkeys(ours.counts(), 0) for name in cases}
-    for _ in range(rounds):
+    for number in range(rounds):
+        seeds = range(number * len(ids), (number + 1) * len(ids))
         for name, (system, options) in cases.items():
-            prefill = milliseconds(system, ids, 1, options)
+            prefill = milliseconds(system, ids, 1, options, seeds)
             before = ours.counts()
-            whole = milliseconds(system, ids, tokens + 1, options)
+            whole = milliseconds(system, ids, tokens + 1, options, seeds)
             after = ours.counts()
             times[name].append((whole - prefill) / tokens)
             for key in after:
@@ -199,6 +203,7 @@ def measure(cases, ours, ids, tokens, rounds):
             rows[-1] |= counts[name]
         if PLAIN in cases:
             ratios = [a / b for a, b in zip(mine, times[PLAIN], strict=True)]
+            rows[-1]["steps_per_second"] = 1e3 / statistics.mean(mine)
             rows[-1]["ms_per_step"] = [statistics.median(mine), min(mine), max(mine)]
             rows[-1]["ratio_to_plain"] = [statistics.median(ratios), min(ratios), max(ratios)]
         print(rows[-1], flush=True)

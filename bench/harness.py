@@ -68,12 +68,19 @@ def config_at_rate(rate, decode, k=8):
     return s2t_ext.S2TConfig(k=k, trigger="entropy", threshold=threshold, warmup_steps=0)
 
 
-def write_results(name, rows, **context):
-    """Writes one immutable file per run and benchmark under `bench/results/`; returns its path."""
+def write_results(name, rows, folder=None, **context):
+    """Writes one immutable file per run and benchmark under `bench/results/`; returns its path.
+
+    Args:
+        name: Of the benchmark.
+        rows: What it measured, a dictionary each.
+        folder: Another folder that exists, for a trial.
+        context: What else to say of the run.
+    """
     found = environment()
     stamp = f"{found['date'][:19].replace(':', '')}-{found['commit'][:9]}"
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}-{stamp}.json"
+    path = Path(folder or RESULTS) / f"{name}-{stamp}.json"
     content = {"benchmark": name, **context, "environment": found, "rows": rows}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
