@@ -68,6 +68,7 @@ class Trigger(ABC):
     #: What it reads beside the candidates.
     reads_hidden_state: ClassVar[bool] = False
     reads_teacher: ClassVar[bool] = False
+    reads_random_numbers: ClassVar[bool] = False
 
     @property
     def can_fire(self) -> bool:
@@ -171,6 +172,7 @@ class RandomTrigger(Trigger):
     fires_below = True
     unreachable = 0.0
     range = (0.0, 1.0)
+    reads_random_numbers = True
 
     def _measure(self, inputs: TriggerInputs) -> Tensor:
         return inputs.uniform()

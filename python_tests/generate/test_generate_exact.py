@@ -38,6 +38,28 @@ def test_without_choices_it_is_generate(name, padded):
         assert record.forward_passes == expected.shape[1] - PROMPT
 
 
+@pytest.mark.parametrize("trigger", ["never", "entropy"])
+def test_torchs_generator_is_generates(trigger):
+    """Others draw from it too: dropout, and what the caller does next."""
+    model, inputs = build_model("gpt2").train(), prompts(True)
+    threshold = 1e3 if trigger == "entropy" else None
+    config = S2TConfig(trigger=trigger, threshold=threshold)
+    torch.manual_seed(3)
+    expected = model.generate(
+        inputs.ids, attention_mask=inputs.mask, max_new_tokens=6, do_sample=False
+    )
+    after = torch.rand(3)
+    torch.manual_seed(4)
+    other = model.generate(
+        inputs.ids, attention_mask=inputs.mask, max_new_tokens=6, do_sample=False
+    )
+    assert not torch.equal(other, expected)
+    torch.manual_seed(3)
+    output = run(model, inputs, config, make_selector(tiny_model("gpt2")), 6)
+    assert torch.equal(output.sequences, expected)
+    assert torch.equal(torch.rand(3), after)
+
+
 @pytest.mark.parametrize(
     ("padded", "rate"), [(True, 0.0), (True, 0.1), (True, 0.5), (True, 1.0), (False, 0.5)]
 )

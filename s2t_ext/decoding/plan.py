@@ -33,7 +33,8 @@ class Plan:
         trigger: With its threshold.
         selector: On the device of the prompt; None where none chooses or is asked.
         teacher: A `Teacher`; None where none chooses or is asked.
-        seed: int64 [batch], with the position the key of a row's random numbers.
+        seed: int64 [batch], with the position the key of a row's random numbers; zeros where none
+            are drawn.
         pad_id: Token of finished rows.
         blocked_ids: int64 ids that are never proposed or drawn, or None.
         on_step: Called with a `StepEvent` after every step, or None.
@@ -98,9 +99,26 @@ def make_plan(
         trigger=trigger,
         selector=selector,
         teacher=options.teacher,
-        seed=row_seeds(options.seed, batch, device) if batch else input_ids.new_empty(0),
+        seed=_seeds(options, trigger, generation_config, batch, device),
         pad_id=pad_token_id(generation_config),
         blocked_ids=blocked,
         on_step=options.on_step,
         expand_reason=expand_reason,
     )
+
+
+def _seeds(
+    options: DecodingOptions,
+    trigger: Trigger,
+    generation_config: GenerationConfig,
+    batch: int,
+    device: torch.device,
+) -> torch.Tensor:
+    """Torch's generator is left alone where nothing is drawn, as by `model.generate`: others may
+    read it too, such as dropout.
+    """
+    chooses_by_chance = trigger.can_fire and options.config.score_temperature > 0
+    draws = generation_config.do_sample or chooses_by_chance or trigger.reads_random_numbers
+    if batch == 0 or (options.seed is None and not draws):
+        return torch.zeros(batch, dtype=torch.int64, device=device)
+    return row_seeds(options.seed, batch, device)
