@@ -1,10 +1,9 @@
-"""Generations that begin with embeddings or a cache: ours, transformers' own, static, quantized."""
+"""Generations that begin with embeddings or a cache: ours, transformers' own, static."""
 
 import copy
 
 import pytest
 import torch
-import transformers
 from architectures import PAD, PROMPT
 from models import WAYS_IN, Prompts, make_selector, prompts, tiny_model, way_in
 from transformers import (
@@ -195,31 +194,6 @@ def test_a_tree_needs_a_cache_that_holds_alternatives():
         f"generate: {CACHE_ARGUMENT} must be a cache whose last entries can be replaced for "
         "step='tree', got DynamicCache"
     )
-
-
-@pytest.mark.skipif(
-    not hasattr(transformers.cache_utils, "Fp8QuantizedLayer"),
-    reason="the other quantized caches need packages of their own",
-)
-def test_a_quantized_cache_expands():
-    """FP8 needs no other package. Ordinary and candidate steps read the same rounded keys."""
-    model, inputs = tiny_model("llama"), prompts(True)
-    arguments = dict(
-        input_ids=inputs.ids,
-        attention_mask=inputs.mask,
-        max_new_tokens=6,
-        do_sample=False,
-        cache_implementation="quantized",
-        cache_config=dict(backend="fp8"),
-    )
-    selector = make_selector(model)
-    expected = model.generate(**arguments)
-    assert torch.equal(way_in("generate", model, IDLE, selector)(**arguments), expected)
-    certain = make_selector(model, prior_weight=1e6)  # always the favourite, by a choice
-    output = way_in("generate", model, ALWAYS, certain)(**arguments, return_dict_in_generate=True)
-    assert torch.equal(output.sequences, expected)
-    assert output.s2t.step_mode == "expand" and output.s2t.triggers > 0
-    assert output.s2t.step_reason == "the given QuantizedCache cannot hold alternatives"
 
 
 @pytest.mark.parametrize("room", [17, 18, 21])

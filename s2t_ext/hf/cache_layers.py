@@ -10,6 +10,7 @@ from transformers import PretrainedConfig
 from transformers.cache_utils import (
     CacheLayerMixin,
     DynamicLayer,
+    QuantizedLayer,
     StaticLayer,
     get_layer_types_and_kwargs,
 )
@@ -22,7 +23,14 @@ except ImportError:  # before 5.23, layers that keep nothing have no entry in a 
         """No layer of this release is one."""
 
 
-__all__ = ["CacheLayerMixin", "DummyLayer", "DynamicLayer", "StaticLayer", "layer_kinds"]
+__all__ = [
+    "CacheLayerMixin",
+    "DummyLayer",
+    "DynamicLayer",
+    "StaticLayer",
+    "layer_kinds",
+    "reorders_rows",
+]
 
 
 def layer_kinds(config: PretrainedConfig) -> list[tuple[str, dict[str, Any]]]:
@@ -34,3 +42,11 @@ def layer_kinds(config: PretrainedConfig) -> list[tuple[str, dict[str, Any]]]:
         windowed = ("sliding_attention", "chunked_attention")
         options = [options if kind in windowed else {} for kind in kinds]
     return list(zip(kinds, options, strict=True))
+
+
+def reorders_rows(layer: CacheLayerMixin) -> bool:
+    """Whether `reorder_cache` reaches all of a layer's rows. Before transformers 5.19 the quantised
+    part of a quantised layer stays as it was.
+    """
+    inherited = type(layer).reorder_cache is DynamicLayer.reorder_cache
+    return not (isinstance(layer, QuantizedLayer) and inherited)

@@ -19,6 +19,7 @@ from s2t_ext.decoding.steps.static_tree_step import MASKED_ATTENTION, StaticTree
 from s2t_ext.hf.adapters import AdapterSwitch
 from s2t_ext.hf.attention.candidate_attention import attention_implementation
 from s2t_ext.hf.cache_argument import CACHE_ARGUMENT
+from s2t_ext.hf.cache_layers import reorders_rows
 from s2t_ext.hf.candidate_cache import can_commit, candidate_cache
 from s2t_ext.hf.context import CandidateContext
 from s2t_ext.hf.layer_trace import decoder_layer, tracing_layer
@@ -78,6 +79,8 @@ class LocalSelection:
                 f"made, got {type(context.cache).__name__} in {type(self.model).__name__} (set "
                 "trigger='never' or use_cache=False)"
             )
+        if cached and self.looks_ahead:
+            _check_rows(context.cache)
         if self.step.mode == "tree":
             self._settle_tree(context)
         if self._switch is not None:
@@ -178,3 +181,13 @@ class LocalSelection:
             return candidate_cache(config) if is_tree else DynamicCache(config=config)
 
         return LaggingScorer(self.model, self.step, switch, new_cache)
+
+
+def _check_rows(cache: Cache) -> None:
+    """Raises ValueError for a cache that cannot give each candidate a row."""
+    if not all(reorders_rows(layer) for layer in getattr(cache, "layers", ())):
+        raise ValueError(
+            "generate: cache_implementation must not be 'quantized' where choices are made before "
+            "transformers 5.19, whose quantized layers cannot follow the candidates (set "
+            f"trigger='never'), got {type(cache).__name__}"
+        )
