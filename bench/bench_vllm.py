@@ -36,6 +36,7 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--requests", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--prompt-tokens", type=int, default=200)
     parser.add_argument("--tokens", type=int, default=40)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--deferred", action="store_true", help="count deferred choices")
@@ -58,7 +59,6 @@ from vllm import LLM, SamplingParams
 
 import s2t_ext
 
-PROMPT_TOKENS = 200
 TRIGGERS = {
     "never": {"trigger": "never"},
     **{
@@ -217,12 +217,13 @@ def main(arguments):
         cases, ours = make_cases(arguments.model, folder, arguments.deferred)
         generator, rows = torch.Generator().manual_seed(1), []
         for requests in arguments.requests:
-            shape = (requests, PROMPT_TOKENS)
+            shape = (requests, arguments.prompt_tokens)
             ids = torch.randint(200, vocabulary - 200, shape, generator=generator)
             rows += measure(cases, ours, ids, arguments.tokens, arguments.rounds)
     model = os.path.basename(arguments.model.rstrip("/"))
     name = "vllm_deferred" if arguments.deferred else "vllm"
-    print(write_results(name, rows, model=model, runner=ours.runner, tokens=arguments.tokens))
+    context = {key: getattr(arguments, key) for key in ("prompt_tokens", "tokens", "rounds")}
+    print(write_results(name, rows, model=model, runner=ours.runner, **context))
 
 
 if __name__ == "__main__":
