@@ -52,10 +52,12 @@ class DeviceCall {
   }
 
   void run(const SampleTokenParams& params) {
-    const int64_t chunks = params.batch * chunk_count(params.vocab);
-    auto* stats = static_cast<ChunkStats*>(scratch(chunks * sizeof(ChunkStats), "chunk stats"));
-    auto* sums = static_cast<float*>(scratch(2 * chunks * sizeof(float), "kept sums"));
-    device_.check(cuda::launch_sample_token(params, stats, sums, device_.stream()));
+    if (params.batch == 0) return;
+    const int64_t sums = params.batch * cuda::kChunkSums * chunk_count(params.vocab);
+    const cuda::SampleWorkspace workspace = {
+        row_workspace(params.batch, params.vocab, cuda::kSampleWarps, cuda::kSampleBlocks),
+        static_cast<float*>(scratch(sums * sizeof(float), "chunk sums"))};
+    device_.check(cuda::launch_sample_token(params, workspace, device_.stream()));
   }
 
   void run(const ScoreCandidatesParams& params) {
@@ -90,8 +92,11 @@ class DeviceCall {
     return kept_.back().mutable_data_ptr();
   }
 
-  cuda::RowWorkspace row_workspace(int64_t batch, int64_t vocab) {
-    const int blocks = device_.blocks_per_row(batch, vocab);
+  cuda::RowWorkspace row_workspace(int64_t batch,
+                                   int64_t vocab,
+                                   int warps = cuda::kRowWarps,
+                                   int resident = cuda::kResidentBlocks) {
+    const int blocks = device_.blocks_per_row(batch, vocab, warps, resident);
     void* memory = scratch(cuda::row_workspace_bytes(batch, vocab, blocks).total(), "workspace");
     return cuda::row_workspace(memory, batch, vocab, blocks);
   }

@@ -23,10 +23,8 @@ cudaError_t launch_support_kl(const SupportKLParams& params,
                               const RowWorkspace& workspace,
                               cudaStream_t stream);
 
-// stats: [batch, chunk_count(vocab)], sums: [batch, 2, chunk_count(vocab)], scratch.
 cudaError_t launch_sample_token(const SampleTokenParams& params,
-                                ChunkStats* stats,
-                                float* sums,
+                                const SampleWorkspace& workspace,
                                 cudaStream_t stream);
 
 cudaError_t launch_score_candidates(const ScoreCandidatesParams& params, cudaStream_t stream);

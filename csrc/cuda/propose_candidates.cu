@@ -57,7 +57,7 @@ ProposeCandidatesParams rows_from(const ProposeCandidatesParams& params, int64_t
 cudaError_t launch_propose_candidates(const ProposeCandidatesParams& params,
                                       const RowWorkspace& workspace,
                                       cudaStream_t stream) {
-  return launch_row_operator(
+  return launch_row_operator<kRowThreads>(
       "propose_candidates", params, workspace, stream, rows_from,
       [](auto tag) { return propose_candidates_kernel<typename decltype(tag)::type>; });
 }

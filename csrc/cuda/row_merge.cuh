@@ -30,10 +30,12 @@ S2T_DEVICE RowStats merge_row_stats(const ChunkStats* stats, int64_t chunks) {
 
 // The row's `wanted` best keys, sorted, padded with kNoKey, in selection.kept. Returns whether a
 // logit was NaN. All threads.
+template <int kThreads>
 S2T_DEVICE bool merge_row_keys(const RowWorkspace& workspace,
                                RowPart part,
                                int wanted,
-                               KeySelection<kRowThreads>& selection) {
+                               KeySelection<kThreads>& selection) {
+  static_assert(kThreads >= kPublished, "a thread takes one key of a list");
   begin_selection(selection);
   const int thread = thread_id();
   const auto* published = reinterpret_cast<const unsigned long long*>(workspace.published);

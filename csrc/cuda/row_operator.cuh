@@ -20,7 +20,8 @@ S2T_DEVICE void run_row_operator(const RowSource& source,
   S2T_SHARED(KeySelection<kRowThreads>, selection);
   S2T_SHARED(bool, is_last);
   const RowPart part = row_part();
-  scan_row_part<T>(source, part, wanted, workspace, selection);
+  scan_row_part<T>(source, part, wanted, workspace, selection,
+                   [](int64_t, const float (&)[kHeldLogits], float) {});
   if (!arrives_last(workspace, part, is_last)) return;
   const bool nan_seen = merge_row_keys(workspace, part, wanted, selection);
   if (warp_id() != 0) return;
@@ -31,11 +32,11 @@ S2T_DEVICE void run_row_operator(const RowSource& source,
 }
 
 // slice(params, first) points the params to the rows from `first` on; kernel_of(TypeTag<T>()) is
-// the kernel for logits of type T.
-template <class Params, class Slice, class KernelOf>
+// the kernel, of kThreads threads a block, for logits of type T.
+template <int kThreads, class Params, class Workspace, class Slice, class KernelOf>
 cudaError_t launch_row_operator(const char* name,
                                 const Params& params,
-                                const RowWorkspace& workspace,
+                                const Workspace& workspace,
                                 cudaStream_t stream,
                                 Slice slice,
                                 KernelOf kernel_of) {
@@ -48,7 +49,7 @@ cudaError_t launch_row_operator(const char* name,
     const Params part = slice(params, first);
     const dim3 grid(static_cast<unsigned>(workspace.blocks), static_cast<unsigned>(count));
     return by_type(params.logits_type, [&](auto tag) {
-      return launch(name, kernel_of(tag), grid, dim3(kRowThreads), stream, part,
+      return launch(name, kernel_of(tag), grid, dim3(kThreads), stream, part,
                     workspace.from_row(first, params.vocab));
     });
   });

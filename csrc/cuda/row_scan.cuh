@@ -63,15 +63,17 @@ S2T_DEVICE void load_fetched(const T* row,
 
 // Chunks [first, last) of the row: their statistics go to stats[0 ..) by chunk, their best keys
 // into `selection`. True if one of this thread's logits is NaN. The loads of a warp's next chunk
-// are in flight while it reduces the one at hand and offers its keys. All threads of the block.
-template <class T, int kThreads>
+// are in flight while it reduces the one at hand and offers its keys. each_chunk(chunk, x, maximum)
+// is called by a warp for every chunk it holds. All threads of the block.
+template <class T, int kThreads, class EachChunk>
 S2T_DEVICE bool scan_chunks(const T* row,
                             const RowSource& source,
                             int64_t first,
                             int64_t last,
                             int wanted,
                             ChunkStats* stats,
-                            KeySelection<kThreads>& selection) {
+                            KeySelection<kThreads>& selection,
+                            EachChunk each_chunk) {
   constexpr int kWarps = kThreads / kWarpSize;
   const int lane = lane_id();
   const BlockedIds blocked = load_blocked_ids(source.blocked_ids, source.num_blocked, lane);
@@ -89,6 +91,7 @@ S2T_DEVICE bool scan_chunks(const T* row,
       const float maximum = held_max(x);
       const ChunkStats chunk_stats = warp_chunk_stats(x, maximum);
       if (lane == 0) stats[chunk] = chunk_stats;
+      each_chunk(chunk, x, chunk_stats.maximum);
       // once the threshold has risen, few lanes have to look for the place of their maximum
       if (ordered_bits(maximum) >= static_cast<uint32_t>(selection.threshold >> 32))
         best = held_best(x, maximum, base, lane);
@@ -110,19 +113,21 @@ S2T_DEVICE RowPart row_part() {
           static_cast<int>(gridDim.x)};
 }
 
-// Scans this block's run of chunks and publishes the result in the workspace. All threads.
-template <class T>
+// Scans this block's run of chunks and publishes the result in the workspace; each_chunk as in
+// scan_chunks(). All threads.
+template <class T, int kThreads, class EachChunk>
 S2T_DEVICE void scan_row_part(const RowSource& source,
                               RowPart part,
                               int wanted,
                               const RowWorkspace& workspace,
-                              KeySelection<kRowThreads>& selection) {
+                              KeySelection<kThreads>& selection,
+                              EachChunk each_chunk) {
   const int64_t chunks = chunk_count(source.vocab);
   const int64_t first = chunks * part.block / part.blocks,
                 last = chunks * (part.block + 1) / part.blocks;
   begin_selection(selection);
   const bool nan_seen = scan_chunks(row_of<T>(source, part.row), source, first, last, wanted,
-                                    workspace.stats + part.row * chunks, selection);
+                                    workspace.stats + part.row * chunks, selection, each_chunk);
   const bool block_nan_seen = __syncthreads_or(nan_seen) != 0;
   int count = selection.count;
   if (count > kPublished) {  // the same for all threads
@@ -131,7 +136,7 @@ S2T_DEVICE void scan_row_part(const RowSource& source,
     count = selection.count;
   }
   const int64_t list = part.row * part.blocks + part.block;
-  for (int i = thread_id(); i < count; i += kRowThreads)
+  for (int i = thread_id(); i < count; i += kThreads)
     __stcg(reinterpret_cast<unsigned long long*>(workspace.published) + list * kPublished + i,
            static_cast<unsigned long long>(selection.kept[i]));
   if (thread_id() == 0) __stcg(workspace.counts + list, count | (block_nan_seen ? kNanBit : 0));

@@ -43,7 +43,7 @@ S2T_DEVICE uint32_t estimated_number(const TemperedRow<T>& row,
   const double scaled = target * kOne;
   return number_reaching(
       row, static_cast<uint64_t>(scaled < kMost ? scaled : kMost), histogram, [&](int64_t c) {
-        const float maximum = row.stats[c].maximum;
+        const float maximum = chunk_maximum(row, c);
         const float scale = chunk_scale(maximum, row.best, row.inverse_temperature);
         return [=, &row](float logit) {
           const float weight = exp_canonical((logit - maximum) * row.inverse_temperature);
@@ -75,8 +75,8 @@ S2T_DEVICE int64_t chunks_with_ties(const TemperedRow<T>& row, double target) {
     for (int64_t first = 0; first < chunk_count(row.source.vocab); first += kWarpSize) {
       const int64_t c = first + lane_id();
       const bool is_chunk = c < chunk_count(row.source.vocab);
-      const double with = is_chunk ? mass_of_chunk(row, c, row.sums[c]) : 0.0;
-      const double without = is_chunk ? mass_of_chunk(row, c, row.without_ties[c]) : 0.0;
+      const double with = is_chunk ? mass_of_chunk(row, c, kept_sums(row)[c]) : 0.0;
+      const double without = is_chunk ? mass_of_chunk(row, c, sums_without_ties(row)[c]) : 0.0;
       for (int i = 0; i < kWarpSize; ++i) {  // beyond the end: + 0, which changes nothing
         const double kept = __shfl_sync(kAllLanes, with, i);
         const double left = __shfl_sync(kAllLanes, without, i);
@@ -91,7 +91,7 @@ S2T_DEVICE int64_t chunks_with_ties(const TemperedRow<T>& row, double target) {
   return passing;
 }
 
-// Of the same row: the cutoff, and row.sums of what it keeps. By one warp. `held` [kChunkSize]
+// Of the same row: the cutoff, and kept_sums() of what it keeps. By one warp. `held` [kChunkSize]
 // takes the chunk's logits: in registers they would live through the walks over the row.
 template <class T>
 S2T_DEVICE Key
@@ -110,7 +110,7 @@ cutoff_among_ties(const TemperedRow<T>& row, float value, double target, float* 
       last_tie = place(i) > last_tie ? place(i) : last_tie;
     }
   }
-  const float maximum = row.stats[chunk].maximum;
+  const float maximum = chunk_maximum(row, chunk);
   const auto sum_through = [&](int last) {
     return chunk_sum([&](int i) {
       const float x = held[place(i)];
@@ -125,22 +125,22 @@ cutoff_among_ties(const TemperedRow<T>& row, float value, double target, float* 
     sum = sum_through(last);
     if (passing - failing <= 1) break;
     const double mass = running_mass(row, [&](int64_t c) {
-      return c < chunk ? row.sums[c] : c == chunk ? sum : row.without_ties[c];
+      return c < chunk ? kept_sums(row)[c] : c == chunk ? sum : sums_without_ties(row)[c];
     });
     (mass >= target ? passing : failing) = last;
     last = passing - failing > 1 ? failing + (passing - failing) / 2 : passing;
   }
   __syncwarp();  // all lanes have read the sums that are written now
-  if (lane_id() == 0) row.sums[chunk] = sum;
+  if (lane_id() == 0) kept_sums(row)[chunk] = sum;
   for (int64_t c = chunk + 1 + lane_id(); c < chunk_count(row.source.vocab); c += kWarpSize)
-    row.sums[c] = row.without_ties[c];
+    kept_sums(row)[c] = sums_without_ties(row)[c];
   const auto id = static_cast<uint32_t>(base + passing);
   return static_cast<Key>(ordered_bits(value)) << 32 | (0xFFFFFFFFu - id);
 }
 
 // The largest cutoff, not below `lowest`, that keeps a mass of at least `target`, which `lowest`
-// does; row.sums are then of what it keeps, but for kKeepAll. `held` [kChunkSize] is room to work
-// in. All threads.
+// does; kept_sums() are then of what it keeps, but for kKeepAll. `held` [kChunkSize] is room to
+// work in. All threads.
 template <class T>
 S2T_DEVICE Key nucleus_cutoff(const TemperedRow<T>& row,
                               Key lowest,

@@ -17,39 +17,40 @@ S2T_DEVICE float kept_weight(
   return exp_canonical((logit - maximum) * row.inverse_temperature);
 }
 
-// row.sums of what the cutoff keeps. All threads.
+// kept_sums() of what the cutoff keeps. All threads.
 template <class T>
 S2T_DEVICE void sum_kept_weights(const TemperedRow<T>& row, Key cutoff) {
-  if (cutoff == kKeepAll && row.inverse_temperature == 1.0f) {  // the scan has them
+  const bool is_tempered = row.inverse_temperature != 1.0f;
+  if (cutoff == kKeepAll && (!is_tempered || row.has_whole_sums)) {  // the scan has them
     for (int64_t c = thread_id(); c < chunk_count(row.source.vocab); c += kSampleThreads)
-      row.sums[c] = row.stats[c].sum;
+      kept_sums(row)[c] = is_tempered ? __ldcg(row.sums + c) : load_stats(row.stats + c).sum;
     __syncthreads();
     return;
   }
   for_kept_chunks(
       row, cutoff,
       [&](int64_t c, const float (&x)[kHeldLogits]) {
-        const float maximum = row.stats[c].maximum;
+        const float maximum = chunk_maximum(row, c);
         const float sum = chunk_sum([&](int i) {
           return kept_weight(row, x[i], maximum, held_id(c * kChunkSize, lane_id(), i), cutoff);
         });
-        if (lane_id() == 0) row.sums[c] = sum;
+        if (lane_id() == 0) kept_sums(row)[c] = sum;
       },
       [&](int64_t c) {
-        if (lane_id() == 0) row.sums[c] = 0.0f;
+        if (lane_id() == 0) kept_sums(row)[c] = 0.0f;
       });
   __syncthreads();
 }
 
-// row.sums of the weights of logits >= value, row.without_ties of those > value, in one read. All
-// threads.
+// kept_sums() of the weights of logits >= value, sums_without_ties() of those > value, in one read.
+// All threads.
 template <class T>
 S2T_DEVICE void sum_tied_weights(const TemperedRow<T>& row, float value) {
   const Key least = static_cast<Key>(ordered_bits(value)) << 32;
   for_kept_chunks(
       row, least,
       [&](int64_t c, const float (&x)[kHeldLogits]) {
-        const float maximum = row.stats[c].maximum;
+        const float maximum = chunk_maximum(row, c);
         float with[kGroup], without[kGroup];
         S2T_UNROLL
         for (int e = 0; e < kGroup; ++e) {
@@ -63,19 +64,19 @@ S2T_DEVICE void sum_tied_weights(const TemperedRow<T>& row, float value) {
         }
         const float sum = chunk_tree(with), sum_without = chunk_tree(without);
         if (lane_id() == 0) {
-          row.sums[c] = sum;
-          row.without_ties[c] = sum_without;
+          kept_sums(row)[c] = sum;
+          sums_without_ties(row)[c] = sum_without;
         }
       },
       [&](int64_t c) {
-        if (lane_id() == 0) row.sums[c] = row.without_ties[c] = 0.0f;
+        if (lane_id() == 0) kept_sums(row)[c] = sums_without_ties(row)[c] = 0.0f;
       });
   __syncthreads();
 }
 
 template <class T>
 S2T_DEVICE double mass_of_chunk(const TemperedRow<T>& row, int64_t c, float sum) {
-  return chunk_mass(chunk_scale(row.stats[c].maximum, row.best, row.inverse_temperature), sum);
+  return chunk_mass(chunk_scale(chunk_maximum(row, c), row.best, row.inverse_temperature), sum);
 }
 
 // Walks the chunks' masses in ascending order, by one warp; sum_of(c) is a chunk's sum of kept
@@ -104,11 +105,11 @@ S2T_DEVICE double running_mass(const TemperedRow<T>& row, SumOf sum_of) {
   return running;
 }
 
-// Mass of what row.sums was made for. All threads.
+// Mass of what kept_sums() was made for. All threads.
 template <class T>
 S2T_DEVICE double total_mass(const TemperedRow<T>& row, MassScratch& scratch) {
   if (warp_id() == 0) {
-    const double running = running_mass(row, [&](int64_t c) { return row.sums[c]; });
+    const double running = running_mass(row, [&](int64_t c) { return kept_sums(row)[c]; });
     if (lane_id() == 0) scratch.total = running;
   }
   __syncthreads();
@@ -123,7 +124,7 @@ struct TiedMass {
 template <class T>
 S2T_DEVICE TiedMass tied_mass(const TemperedRow<T>& row, MassScratch& scratch) {
   if (warp_id() < 2) {
-    const float* sums = warp_id() == 0 ? row.sums : row.without_ties;
+    const float* sums = warp_id() == 0 ? kept_sums(row) : sums_without_ties(row);
     const double running = running_mass(row, [&](int64_t c) { return sums[c]; });
     if (lane_id() == 0) scratch.of_pair[warp_id()] = running;
   }

@@ -1,14 +1,13 @@
 // Draws the ordinary next token of every row (core/sample_token.h states the rules).
 //
-// One block per row. It reads the row once for the 64 best keys and the statistics of its chunks,
-// as in propose_candidates.cu; that decides greedy rows and those whose kept set lies within the 64
-// best. Without truncation it sums the row once more, unless its temperature is 1, and draws chunk,
-// block, element. A top-k beyond 64, or a nucleus wider than the 64 best, is found by radix
-// selection (sample_cutoff.cuh), in 3 to 8 more reads, from L2. Rows are independent: what one
-// needs, the others do not wait for.
-#include "launch_helpers.h"
+// The blocks of a row read it once, as in propose_candidates.cu, for the 64 best keys and the
+// statistics of its chunks, and at a temperature without top-k for its chunk sums too. The block
+// that arrives last draws. Greedy rows, and those whose kept set lies within the 64 best, are
+// decided by then; without truncation what is left to read is the chunk of the draw. A top-k beyond
+// 64, or a nucleus wider than the 64 best, is found by radix selection (sample_cutoff.cuh), in 3 to
+// 8 more reads, from L2. Rows are independent: what one needs, the others do not wait for.
 #include "launchers.h"
-#include "row_merge.cuh"
+#include "row_operator.cuh"
 #include "sample_cutoff.cuh"
 
 namespace s2t::cuda {
@@ -85,7 +84,7 @@ S2T_DEVICE Pick pick_chunk(const TemperedRow<T>& row, double target) {
   Pick chosen = {-1, static_cast<double>(positive_infinity())};
   double running = 0.0;
   walk_masses(
-      row, [&](int64_t c) { return row.sums[c]; },
+      row, [&](int64_t c) { return kept_sums(row)[c]; },
       [&](int64_t c, double mass) {
         const double before = running;
         running = running + mass;
@@ -115,7 +114,7 @@ template <class T>
 S2T_DEVICE Key
 draw_in_chunk(const TemperedRow<T>& row, Key cutoff, Pick chunk, SampleScratch& scratch) {
   const int64_t base = chunk.index * kChunkSize;
-  const float maximum = row.stats[chunk.index].maximum;
+  const float maximum = chunk_maximum(row, chunk.index);
   float x[kHeldLogits];
   read_chunk(row.logits, row.source, row.blocked, base, x);
   S2T_UNROLL
@@ -182,63 +181,116 @@ S2T_DEVICE Key draw(const TemperedRow<T>& row,
              : draw_listed(sorted, scratch.kept, uniform, scratch);
 }
 
+S2T_DEVICE RowSource source_of(const SampleTokenParams& p) {
+  return {p.logits, p.row_stride, p.vocab, p.blocked_ids, p.num_blocked};
+}
+
+S2T_DEVICE SampleRule rule_of(const SampleTokenParams& p, int64_t row) {
+  return sample_rule(p.temperature[row], p.top_k[row], p.top_p[row], p.min_p[row], p.vocab);
+}
+
+// A temperature without top-k needs the sums of whole chunks, which the scan can make while it
+// holds the logits: the inverse of that temperature. 1 where nothing needs them.
+S2T_DEVICE float scanned_temperature(const SampleRule& rule) {
+  return rule.is_greedy || rule.has_top_k ? 1.0f : rule.inverse_temperature;
+}
+
+// Of this row: [kChunkSums, chunk_count(vocab)].
+S2T_DEVICE float* chunk_sums(const SampleWorkspace& workspace,
+                             const SampleTokenParams& p,
+                             int64_t row) {
+  return workspace.sums + row * kChunkSums * chunk_count(p.vocab);
+}
+
+// By a warp.
+S2T_DEVICE float whole_sum(const float (&x)[kHeldLogits],
+                           float maximum,
+                           float inverse_temperature) {
+  return chunk_sum([&](int i) {
+    return is_candidate(x[i]) ? exp_canonical((x[i] - maximum) * inverse_temperature) : 0.0f;
+  });
+}
+
+// This block's part of the row. All threads.
+template <class T>
+S2T_DEVICE void scan_for_sampling(const SampleTokenParams& p,
+                                  RowPart part,
+                                  const SampleWorkspace& workspace,
+                                  KeySelection<kSampleThreads>& selection) {
+  const SampleRule rule = rule_of(p, part.row);
+  const float inverse_temperature = scanned_temperature(rule);
+  const int wanted = rule.is_greedy ? 1 : kMaxCandidates;
+  scan_row_part<T>(source_of(p), part, wanted, workspace, selection,
+                   [&](int64_t chunk, const float (&x)[kHeldLogits], float maximum) {
+                     if (inverse_temperature == 1.0f) return;
+                     const float sum = whole_sum(x, maximum, inverse_temperature);
+                     if (lane_id() == 0) chunk_sums(workspace, p, part.row)[chunk] = sum;
+                   });
+}
+
 template <class T>
 S2T_KERNEL void __launch_bounds__(kSampleThreads, kSampleBlocks)
-    sample_token_kernel(SampleTokenParams p, ChunkStats* stats, float* sums) {
+    sample_token_kernel(SampleTokenParams p, SampleWorkspace workspace) {
   S2T_SHARED(SampleKeys, keys);
   S2T_SHARED(SampleScratch, scratch);
   S2T_SHARED(RowStats, row_stats);
-  const auto row = static_cast<int64_t>(blockIdx.x);
-  const int64_t chunks = chunk_count(p.vocab);
-  const RowSource source = {p.logits, p.row_stride, p.vocab, p.blocked_ids, p.num_blocked};
-  const T* logits = row_of<T>(source, row);
-  KeySelection<kSampleThreads>& selection = keys.selection;
+  S2T_SHARED(bool, is_last);
+  const RowPart part = row_part();
+  scan_for_sampling<T>(p, part, workspace, keys.selection);
+  if (!arrives_last(workspace, part, is_last)) return;
 
-  begin_selection(selection);
-  scan_chunks(logits, source, 0, chunks, kMaxCandidates, stats + row * chunks, selection);
-  finish_selection(selection, kMaxCandidates);
+  const SampleRule rule = rule_of(p, part.row);
+  merge_row_keys(workspace, part, rule.is_greedy ? 1 : kMaxCandidates, keys.selection);
+  const int64_t chunks = chunk_count(p.vocab);
+  const ChunkStats* stats = workspace.stats + part.row * chunks;
   if (warp_id() == 0) {
-    const RowStats merged = merge_row_stats(stats + row * chunks, chunks);
+    const RowStats merged = merge_row_stats(stats, chunks);
     if (lane_id() == 0) row_stats = merged;
   }
   const Key best = keys.sorted[0];
-  const SampleRule rule =
-      sample_rule(p.temperature[row], p.top_k[row], p.top_p[row], p.min_p[row], p.vocab);
   Key chosen = best;
   if (!rule.is_greedy && is_finite(key_logit(best))) {  // the same for all threads
-    const TemperedRow<T> tempered = {logits,
-                                     source,
-                                     load_blocked_ids(p.blocked_ids, p.num_blocked, lane_id()),
-                                     stats + row * chunks,
-                                     sums + row * 2 * chunks,
-                                     sums + (row * 2 + 1) * chunks,
-                                     key_logit(best),
-                                     rule.inverse_temperature};
+    const TemperedRow<T> row = {row_of<T>(source_of(p), part.row),
+                                source_of(p),
+                                load_blocked_ids(p.blocked_ids, p.num_blocked, lane_id()),
+                                stats,
+                                chunk_sums(workspace, p, part.row),
+                                scanned_temperature(rule) != 1.0f,
+                                key_logit(best),
+                                rule.inverse_temperature};
     int count = 0;
     while (count < kMaxCandidates && keys.sorted[count] != kNoKey) ++count;
     const double uniform =
-        uniform53(philox(p.seed[row], p.position[row], RandomPurpose::kSampleToken));
-    chosen = draw(tempered, rule, keys, count, uniform, scratch);
+        uniform53(philox(p.seed[part.row], p.position[part.row], RandomPurpose::kSampleToken));
+    chosen = draw(row, rule, keys, count, uniform, scratch);
   }
   if (thread_id() != 0) return;
-  p.token[row] = key_id(chosen);
-  p.logprob[row] = row_logprob(row_stats, chosen, best);
+  p.token[part.row] = key_id(chosen);
+  p.logprob[part.row] = row_logprob(row_stats, chosen, best);
+}
+
+SampleTokenParams rows_from(const SampleTokenParams& params, int64_t first) {
+  SampleTokenParams p = params;
+  p.logits = advance_elements(params.logits, params.logits_type, first * params.row_stride);
+  p.temperature += first;
+  p.top_k += first;
+  p.top_p += first;
+  p.min_p += first;
+  p.seed += first;
+  p.position += first;
+  p.token += first;
+  p.logprob += first;
+  return p;
 }
 
 }  // namespace
 
-// ---- launcher ----------------------------------------------------------------------------------
-
 cudaError_t launch_sample_token(const SampleTokenParams& params,
-                                ChunkStats* stats,
-                                float* sums,
+                                const SampleWorkspace& workspace,
                                 cudaStream_t stream) {
-  if (params.batch == 0) return cudaSuccess;
-  return by_type(params.logits_type, [&](auto tag) {
-    return launch("sample_token", sample_token_kernel<typename decltype(tag)::type>,
-                  dim3(static_cast<unsigned>(params.batch)), dim3(kSampleThreads), stream, params,
-                  stats, sums);
-  });
+  return launch_row_operator<kSampleThreads>(
+      "sample_token", params, workspace, stream, rows_from,
+      [](auto tag) { return sample_token_kernel<typename decltype(tag)::type>; });
 }
 
 }  // namespace s2t::cuda

@@ -104,9 +104,9 @@ SupportKLParams rows_from(const SupportKLParams& params, int64_t first) {
 cudaError_t launch_support_kl(const SupportKLParams& params,
                               const RowWorkspace& workspace,
                               cudaStream_t stream) {
-  return launch_row_operator("support_kl", params, workspace, stream, rows_from, [](auto tag) {
-    return support_kl_kernel<typename decltype(tag)::type>;
-  });
+  return launch_row_operator<kRowThreads>(
+      "support_kl", params, workspace, stream, rows_from,
+      [](auto tag) { return support_kl_kernel<typename decltype(tag)::type>; });
 }
 
 }  // namespace s2t::cuda

@@ -12,7 +12,7 @@ namespace s2t::cuda {
 constexpr int kWarpSize = 32;
 constexpr unsigned kAllLanes = 0xffffffffu;
 
-// ---- kernels that read rows of logits (propose_candidates, support_kl) ----
+// ---- propose_candidates, support_kl ----
 
 // Four warps: with one chunk of 1,024 logits a warp, a block reads 4,096 of them at once, so a row
 // of 151,936 spreads over 38 of the 132 multiprocessors of an H100 even at batch 1. Ranking the
@@ -35,26 +35,34 @@ constexpr int kPublished = 128;
 // of 16; the keys are 32 registers.
 constexpr int kListsPerRound = 16;
 
-// Four resident blocks on each of 132 multiprocessors: at least as many fit (README.md, checked by
+// Four resident blocks on each multiprocessor: at least as many fit (README.md, checked by
 // .ci/cuda_static_gates). With the next 32 logits of every lane in registers, they keep 32 KiB
 // (fp32: 64 KiB) of loads in flight on a multiprocessor; its share of 3.35 TB/s times a
 // latency of 0.7 us is 18 KiB. From batch 528 on there is a block per row, where nothing is left to
 // merge.
 constexpr int kResidentBlocks = 4;
-constexpr int64_t kWantedBlocks = kResidentBlocks * 132;
 
-inline int blocks_per_row(int64_t batch, int64_t vocab) {
-  const int64_t rounds = (chunk_count(vocab) + kRowWarps - 1) / kRowWarps;
-  const int64_t wanted = batch < kWantedBlocks ? kWantedBlocks / batch : 1;
+// ---- sample_token ----
+
+// 256 threads are 8 chunks a round, for the reads that the last block of a row does alone; with 512
+// the 128 registers that are left to a thread do not hold 32 logits and their sums. Two blocks of
+// them fit on a multiprocessor, in registers.
+constexpr int kSampleThreads = 256;
+constexpr int kSampleWarps = kSampleThreads / kWarpSize;
+constexpr int kSampleBlocks = 2;
+
+// ---- blocks that share a row ----
+
+constexpr int kMultiprocessors = 132;  // of an H100
+
+// As many as fit on the device at a time, `resident` to a multiprocessor, but no more than have a
+// chunk for each of their `warps`.
+inline int blocks_per_row(int64_t batch, int64_t vocab, int warps, int resident) {
+  const int64_t rounds = (chunk_count(vocab) + warps - 1) / warps;
+  const int64_t fit = static_cast<int64_t>(resident) * kMultiprocessors / batch;
+  const int64_t wanted = fit < 1 ? 1 : fit;
   return static_cast<int>(wanted < rounds ? wanted : rounds);
 }
-
-// ---- sample_token: one block per row ----
-
-// 256 threads are 8 chunks a round; with 512 the 128 registers that are left to a thread do not
-// hold 32 logits and their sums. Two blocks of them fit on a multiprocessor, in registers.
-constexpr int kSampleThreads = 256;
-constexpr int kSampleBlocks = 2;
 
 // ---- score_candidates, score_and_select ----
 

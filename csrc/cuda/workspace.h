@@ -12,6 +12,8 @@
 
 namespace s2t::cuda {
 
+constexpr int kChunkSums = 3;  // of the whole chunk, of what a cutoff keeps, of that without ties
+
 struct RowWorkspace {
   ChunkStats* stats;   // [batch, chunk_count(vocab)]
   Key* published;      // [batch, blocks per row, kPublished]
@@ -22,6 +24,15 @@ struct RowWorkspace {
   RowWorkspace from_row(int64_t row, int64_t vocab) const {
     return {stats + row * chunk_count(vocab), published + row * blocks * kPublished,
             counts + row * blocks, arrivals + row, blocks};
+  }
+};
+
+// What sample_token keeps of a row beside it: sums of a chunk's weights relative to its maximum.
+struct SampleWorkspace : RowWorkspace {
+  float* sums;  // [batch, kChunkSums, chunk_count(vocab)]
+
+  SampleWorkspace from_row(int64_t row, int64_t vocab) const {
+    return {RowWorkspace::from_row(row, vocab), sums + row * kChunkSums * chunk_count(vocab)};
   }
 };
 

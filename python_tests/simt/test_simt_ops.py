@@ -109,6 +109,13 @@ RULES = {
     "min_p": torch.tensor([0.0, 0.0, 0.0, 0.0, 0.0, 0.1, 0.001, 0.01]),
 }
 
+MORE = (  # tempered without top-k: plain, nucleus within the 64 best and beyond, min-p beside it
+    torch.tensor([0.7, 0.3, 1.7, 0.9]),
+    torch.tensor([0, 0, 0, 0]),
+    torch.tensor([1.0, 0.6, 0.97, 0.95]),
+    torch.tensor([0.0, 0.0, 0.0, 0.02]),
+)
+
 
 def _sample(operators, logits, first_rule: int, blocked=None):
     rows = (torch.arange(logits.shape[0]) + first_rule) % 8
@@ -144,6 +151,20 @@ def test_sample_token_among_ties(simt, dtype, ties):
     rules += [torch.tensor([1.0, 0.5]).repeat_interleave(12), torch.zeros(24)]
     rows = logits[:1].expand(24, -1), *rules, torch.arange(24), torch.arange(24)
     assert_same_results(simt.sample_token(*rows, None), ops.sample_token(*rows))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 7, 32])
+def test_the_split_of_a_row_does_not_change_a_draw(simt, blocks):
+    """Among the rows tempered ones without top-k, whose sums come from all blocks."""
+    logits = RowCase(12, 9000, 8, DTYPES[blocks % 3], blocks % 2 == 0, "forward").make()
+    rules = [torch.cat((value, more)) for value, more in zip(RULES.values(), MORE, strict=True)]
+    rows = logits, *rules, torch.arange(12), torch.arange(12) * 7, torch.tensor([3, 8999])
+    simt.set_blocks_per_row(blocks)
+    simt.set_schedule("random", "random", 0, 0.0, blocks)
+    launches = simt.statistics()[0]
+    actual = simt.sample_token(*rows)
+    assert simt.statistics()[0] - launches == 1
+    assert_same_results(actual, ops.sample_token(*rows))
 
 
 # Rows in which a cutoff is hard to find: what radix selection, its estimate and the search after it

@@ -24,8 +24,8 @@ class Device {
 
   cudaStream_t stream() const { return stream_; }
 
-  int blocks_per_row(int64_t batch, int64_t vocab) const {
-    return cuda::blocks_per_row(batch, vocab);
+  int blocks_per_row(int64_t batch, int64_t vocab, int warps, int resident) const {
+    return cuda::blocks_per_row(batch, vocab, warps, resident);
   }
 
   // What the kernels may touch; only an emulator wants to know.

@@ -28,9 +28,9 @@ class Device {
 
   cudaStream_t stream() const { return nullptr; }
 
-  int blocks_per_row(int64_t batch, int64_t vocab) const {
+  int blocks_per_row(int64_t batch, int64_t vocab, int warps, int resident) const {
     const int64_t chosen = chosen_blocks_per_row(), chunks = chunk_count(vocab);
-    if (chosen == 0) return cuda::blocks_per_row(batch, vocab);
+    if (chosen == 0) return cuda::blocks_per_row(batch, vocab, warps, resident);
     return static_cast<int>(chosen < chunks ? chosen : chunks);
   }
 
