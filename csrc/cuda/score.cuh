@@ -4,8 +4,8 @@
 // A dot product adds element i into partial i mod 32 in ascending order (core/score_candidates.h):
 // lane l owns partial l, so 32 neighbours of each vector are multiplied at a time. This order is
 // why there are no tensor cores here: they add in an order of their own, and the CPU could not
-// return the same bits. Vectors come through shared memory: read from global memory 128 bits at a
-// time, kept as floats.
+// return the same bits. Vectors come through shared memory, 256 elements of each at a time, as
+// floats: read from global memory 128 bits at a time, the next stage while one is multiplied.
 #pragma once
 
 #include "core/score_candidates.h"
@@ -29,42 +29,98 @@ S2T_DEVICE const void* element_at(const void* data, ScalarType type, int64_t ind
   return static_cast<const char*>(data) + index * (type == ScalarType::kFloat32 ? 4 : 2);
 }
 
+// A group of 8 elements as it stands in memory: the first 16 bytes of a 16-bit type, all of fp32.
+struct RawGroup {
+  uint4 bits[2];
+};
+
+S2T_DEVICE bool is_whole_group(VectorView vector, int64_t size, int64_t first) {
+  return vector.data != nullptr && reinterpret_cast<uintptr_t>(vector.data) % 16 == 0 &&
+         first + kGroup <= size;
+}
+
+// Starts the loads of a group that stage_group() will want; whoever unpacks waits. Nothing for one
+// that is not whole.
+S2T_DEVICE void fetch_group(VectorView vector, int64_t size, int64_t first, RawGroup& raw) {
+  if (!is_whole_group(vector, size, first)) return;
+  const auto* bits = static_cast<const uint4*>(element_at(vector.data, vector.type, first));
+  raw.bits[0] = __ldg(bits);
+  if (vector.type == ScalarType::kFloat32) raw.bits[1] = __ldg(bits + 1);
+}
+
 template <class T>
-S2T_DEVICE void stage_group(const void* vector, int64_t size, int64_t first, float* target) {
-  const auto* elements = static_cast<const T*>(vector);
-  float x[kGroup];
+S2T_DEVICE void unpack_group(
+    VectorView vector, int64_t size, int64_t first, const RawGroup& raw, float (&x)[kGroup]) {
+  if (is_whole_group(vector, size, first)) {
+    S2T_UNROLL
+    for (int v = 0; v < kGroup / kPerVector<T>; ++v) unpack<T>(raw.bits[v], x + v * kPerVector<T>);
+    return;
+  }
+  const auto* elements = static_cast<const T*>(vector.data);
   load_group(elements, row_skew(elements), size, first, x);
+}
+
+// Elements [first, first + 8) of a vector that fetch_group() was called for. What is beyond its end
+// is never multiplied.
+S2T_DEVICE void stage_group(
+    VectorView vector, int64_t size, int64_t first, const RawGroup& raw, float* target) {
+  float x[kGroup] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
+  if (vector.data != nullptr) {
+    switch (vector.type) {
+      case ScalarType::kFloat32:
+        unpack_group<float>(vector, size, first, raw, x);
+        break;
+      case ScalarType::kBFloat16:
+        unpack_group<BFloat16>(vector, size, first, raw, x);
+        break;
+      case ScalarType::kFloat16:
+        unpack_group<Float16>(vector, size, first, raw, x);
+        break;
+    }
+  }
   S2T_UNROLL
   for (int i = 0; i < kGroup; ++i) target[i] = x[i];
 }
 
-// Elements [first, first + kStagedElements) of `count` vectors. view(i) is the i-th; what is beyond
-// its end is never multiplied.
-template <class View>
-S2T_DEVICE void stage_vectors(
-    int64_t size, int64_t first, int count, float (*target)[kStagedElements], View view) {
-  constexpr int kGroups = kStagedElements / kGroup;
-  for (int task = thread_id(); task < count * kGroups; task += kScoreThreads) {
-    const int i = task / kGroups, offset = task % kGroups * kGroup;
-    const VectorView vector = view(i);
-    if (first + offset >= size) continue;
-    if (vector.data == nullptr) {
-      for (int e = 0; e < kGroup; ++e) target[i][offset + e] = 0.0f;
-      continue;
-    }
-    switch (vector.type) {
-      case ScalarType::kFloat32:
-        stage_group<float>(vector.data, size, first + offset, target[i] + offset);
-        break;
-      case ScalarType::kBFloat16:
-        stage_group<BFloat16>(vector.data, size, first + offset, target[i] + offset);
-        break;
-      case ScalarType::kFloat16:
-        stage_group<Float16>(vector.data, size, first + offset, target[i] + offset);
-        break;
-    }
+// What one thread brings of up to 16 vectors: at every stage the same group of each of its own. A
+// warp brings a whole stage of a vector.
+class VectorStager {
+ public:
+  // view(i) is the i-th of `count` vectors.
+  template <class View>
+  S2T_DEVICE VectorStager(int64_t size, int count, View view) : size_(size), count_(count) {
+    S2T_UNROLL
+    for (int n = 0; n < kOwn; ++n) vectors_[n] = index(n) < count ? view(index(n)) : VectorView{};
   }
-}
+
+  // Starts the loads of the stage at `first`.
+  S2T_DEVICE void fetch(int64_t first) {
+    S2T_UNROLL
+    for (int n = 0; n < kOwn; ++n) fetch_group(vectors_[n], size_, first + offset(), raw_[n]);
+  }
+
+  // Stores the stage that was fetched.
+  S2T_DEVICE void stage(int64_t first, float (*target)[kStagedElements]) const {
+    if (first + offset() >= size_) return;
+    S2T_UNROLL
+    for (int n = 0; n < kOwn; ++n)
+      if (index(n) < count_)
+        stage_group(vectors_[n], size_, first + offset(), raw_[n], target[index(n)] + offset());
+  }
+
+ private:
+  static constexpr int kGroups = kStagedElements / kGroup, kAtOnce = kScoreThreads / kGroups;
+  static constexpr int kOwn = kScoreCandidates / kAtOnce;
+  static_assert(kGroups == kWarpSize && kScoreBins == kScoreCandidates, "a warp to a vector");
+
+  S2T_DEVICE static int index(int n) { return warp_id() + n * kAtOnce; }
+  S2T_DEVICE static int offset() { return lane_id() * kGroup; }
+
+  int64_t size_;
+  int count_;
+  VectorView vectors_[kOwn];
+  RawGroup raw_[kOwn];
+};
 
 struct ScoreTile {
   static constexpr int kAlong = kScoreCandidates / kTileCandidates;
@@ -157,18 +213,24 @@ S2T_DEVICE void score_block(
     const ScoreHead& head, int count, ScoreScratch& scratch, HiddenOf hidden_of, Write write) {
   const int64_t size = head.hidden_size;
   const ScoreTile tile = score_tile();
+  VectorStager hidden(size, count, hidden_of);
   for (int first_bin = 0; first_bin < head.num_bins; first_bin += kScoreBins) {
     const int bins = min(head.num_bins - first_bin, kScoreBins);
     float sums[kWarpSize];
     S2T_UNROLL
     for (int i = 0; i < kWarpSize; ++i) sums[i] = 0.0f;
+    VectorStager rows(size, bins, [&](int i) {
+      return VectorView{element_at(head.rows, head.rows_type, (first_bin + i) * head.row_stride),
+                        head.rows_type};
+    });
+    hidden.fetch(0);
+    rows.fetch(0);
     for (int64_t first = 0; first < size; first += kStagedElements) {
-      stage_vectors(size, first, count, scratch.hidden, hidden_of);
-      stage_vectors(size, first, bins, scratch.rows, [&](int i) {
-        return VectorView{element_at(head.rows, head.rows_type, (first_bin + i) * head.row_stride),
-                          head.rows_type};
-      });
+      hidden.stage(first, scratch.hidden);
+      rows.stage(first, scratch.rows);
       __syncthreads();
+      hidden.fetch(first + kStagedElements);  // in flight while this stage is multiplied
+      rows.fetch(first + kStagedElements);
       // places of candidates without a hidden state hold whatever was there: their sums are not
       // used
       if (tile.candidate < count && tile.bin < bins)

@@ -73,8 +73,9 @@ constexpr int kScoreCandidates = 16;
 constexpr int kScoreBins = 16;
 constexpr int kTileCandidates = 4;
 constexpr int kTileBins = 8;
-// Elements of every vector staged in shared memory at once: 32 vectors of 128 floats are 16 KiB.
-constexpr int kStagedElements = 128;
+// Elements of every vector staged in shared memory at once: 32 vectors of 256 floats are 32 KiB. At
+// a hidden size of 1,536 a block waits for 6 stages, each of which has 16 KiB in flight (fp32: 32).
+constexpr int kStagedElements = 256;
 
 // ---- select_token ----
 

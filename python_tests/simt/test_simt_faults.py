@@ -47,7 +47,7 @@ FAULTS = (
     Fault(
         "missing_barrier_after_staging",
         "score_and_select",
-        *("score.cuh", "stage_vectors(size, first, bins", "__syncthreads();", ""),
+        *("score.cuh", "rows.stage(first, scratch.rows)", "__syncthreads();", ""),
         *("shared 'scratch'", "scratch.hidden[tile.candidate", "score.cuh"),
     ),
     Fault(

@@ -75,6 +75,15 @@ def test_score_candidates_gives_the_cpu_bits(simt, index):
     assert_same_results(actual, ops.score_candidates(hidden, **case.head()))
 
 
+@pytest.mark.parametrize("size", [8, 255, 256, 257, 264, 512, 776])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_stages_whose_loads_were_started_ahead(simt, dtype, size):
+    """Whole stages and parts of one, in all types, with candidates and bins for two passes."""
+    for rows_dtype in DTYPES:
+        case = ScoreCase(3, 17, size, 17, hidden_dtype=dtype, rows_dtype=rows_dtype)
+        assert_same_results(_choose(simt, case, 0.0), _choose(ops, case, 0.0))
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_select_token_gives_the_cpu_bits(simt, schedule):
     simt.set_schedule(*SCHEDULES[schedule])
