@@ -46,7 +46,7 @@ def bound_table(ptx_per_logit: dict[str, float]) -> str:
     ]
 
     def add(operator: str, batch: int, dtype: str, size: float) -> None:
-        per_logit = ptx_per_logit.get(f"{operator}_kernel")
+        per_logit = ptx_per_logit.get(f"{operator.split()[0]}_kernel")
         moved, issued = bounds(GPUS["H100 SXM"], size, batch * VOCAB * (per_logit or 0))
         lines.append(
             f"| {operator} | {batch} | {dtype} | {size:,.0f} | {moved:.2f} | "
@@ -58,6 +58,7 @@ def bound_table(ptx_per_logit: dict[str, float]) -> str:
         for dtype, width in (("bf16", 2), ("fp32", 4)):
             add("propose_candidates", batch, dtype, propose_bytes(batch, width))
             add("support_kl", batch, dtype, batch * (VOCAB * width + 64 * 12 + K * 12 + 12))
+            add("sample_token (temperature 1)", batch, dtype, batch * (VOCAB * width + 52))
     for batch in (1, 8, 64, 256):
         hidden = 1536
         size = 2 * hidden * (batch * K + 16) + batch * (K * 20 + 16)

@@ -20,8 +20,8 @@ S2T_DEVICE float kept_weight(
 // kept_sums() of what the cutoff keeps. All threads.
 template <class T>
 S2T_DEVICE void sum_kept_weights(const TemperedRow<T>& row, Key cutoff) {
-  const bool is_tempered = row.inverse_temperature != 1.0f;
-  if (cutoff == kKeepAll && (!is_tempered || row.has_whole_sums)) {  // the scan has them
+  if (cutoff == kKeepAll) {  // there is no top-k, so the scan has them
+    const bool is_tempered = row.inverse_temperature != 1.0f;
     for (int64_t c = thread_id(); c < chunk_count(row.source.vocab); c += kSampleThreads)
       kept_sums(row)[c] = is_tempered ? __ldcg(row.sums + c) : load_stats(row.stats + c).sum;
     __syncthreads();

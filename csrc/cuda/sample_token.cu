@@ -30,6 +30,7 @@ struct SampleScratch {
   float weights_by_id[kMaxCandidates];
   int place_by_id[kMaxCandidates];
   float chunk_weights[kChunkSize];
+  double uniform;  // the row's: in a register it would live through the walks over the row
   int kept;
   Key chosen;
 };
@@ -60,7 +61,7 @@ S2T_DEVICE TopK beyond_the_list(const TemperedRow<T>& row,
 
 // The kept set is the first `kept` of the sorted list: draw among them in the order of the ids. All
 // threads.
-S2T_DEVICE Key draw_listed(const Key* sorted, int kept, double uniform, SampleScratch& scratch) {
+S2T_DEVICE Key draw_listed(const Key* sorted, int kept, SampleScratch& scratch) {
   const int place = thread_id();
   if (place < kept) {
     int rank = 0;
@@ -71,7 +72,7 @@ S2T_DEVICE Key draw_listed(const Key* sorted, int kept, double uniform, SampleSc
   __syncthreads();
   if (thread_id() == 0) {
     const double total = running_total(scratch.weights_by_id, kept);
-    const Pick chosen = pick(scratch.weights_by_id, kept, uniform * total);
+    const Pick chosen = pick(scratch.weights_by_id, kept, scratch.uniform * total);
     scratch.chosen = sorted[scratch.place_by_id[chosen.index]];
   }
   __syncthreads();
@@ -135,7 +136,6 @@ template <class T>
 S2T_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
                              const SampleRule& rule,
                              TopK top_k,
-                             double uniform,
                              DigitHistogram& histogram,
                              SampleScratch& scratch) {
   Key cutoff = top_k.cutoff, summed = kNoKey;
@@ -149,7 +149,8 @@ S2T_DEVICE Key draw_unlisted(const TemperedRow<T>& row,
   if (cutoff != summed || cutoff == kKeepAll) sum_kept_weights(row, cutoff);
   const double total = total_mass(row, scratch.cutoff.mass);
   if (warp_id() == 0) {
-    const Key chosen = draw_in_chunk(row, cutoff, pick_chunk(row, uniform * total), scratch);
+    const Key chosen =
+        draw_in_chunk(row, cutoff, pick_chunk(row, scratch.uniform * total), scratch);
     if (lane_id() == 0) scratch.chosen = chosen;
   }
   __syncthreads();
@@ -162,7 +163,6 @@ S2T_DEVICE Key draw(const TemperedRow<T>& row,
                     const SampleRule& rule,
                     SampleKeys& keys,
                     int count,
-                    double uniform,
                     SampleScratch& scratch) {
   const Key* sorted = keys.sorted;
   for (int i = thread_id(); i < count; i += kSampleThreads) {
@@ -176,9 +176,8 @@ S2T_DEVICE Key draw(const TemperedRow<T>& row,
   if (thread_id() == 0)
     scratch.kept = kept_in_list(scratch.scaled, scratch.weights, listed, rule, top_k.mass);
   __syncthreads();
-  return scratch.kept == kNotListed
-             ? draw_unlisted(row, rule, top_k, uniform, keys.histogram, scratch)
-             : draw_listed(sorted, scratch.kept, uniform, scratch);
+  return scratch.kept == kNotListed ? draw_unlisted(row, rule, top_k, keys.histogram, scratch)
+                                    : draw_listed(sorted, scratch.kept, scratch);
 }
 
 S2T_DEVICE RowSource source_of(const SampleTokenParams& p) {
@@ -192,7 +191,7 @@ S2T_DEVICE SampleRule rule_of(const SampleTokenParams& p, int64_t row) {
 // A temperature without top-k needs the sums of whole chunks, which the scan can make while it
 // holds the logits: the inverse of that temperature. 1 where nothing needs them.
 S2T_DEVICE float scanned_temperature(const SampleRule& rule) {
-  return rule.is_greedy || rule.has_top_k ? 1.0f : rule.inverse_temperature;
+  return rule.has_top_k ? 1.0f : rule.inverse_temperature;
 }
 
 // Of this row: [kChunkSums, chunk_count(vocab)].
@@ -255,14 +254,14 @@ S2T_KERNEL void __launch_bounds__(kSampleThreads, kSampleBlocks)
                                 load_blocked_ids(p.blocked_ids, p.num_blocked, lane_id()),
                                 stats,
                                 chunk_sums(workspace, p, part.row),
-                                scanned_temperature(rule) != 1.0f,
                                 key_logit(best),
                                 rule.inverse_temperature};
     int count = 0;
     while (count < kMaxCandidates && keys.sorted[count] != kNoKey) ++count;
-    const double uniform =
-        uniform53(philox(p.seed[part.row], p.position[part.row], RandomPurpose::kSampleToken));
-    chosen = draw(row, rule, keys, count, uniform, scratch);
+    if (thread_id() == 0)
+      scratch.uniform =
+          uniform53(philox(p.seed[part.row], p.position[part.row], RandomPurpose::kSampleToken));
+    chosen = draw(row, rule, keys, count, scratch);
   }
   if (thread_id() != 0) return;
   p.token[part.row] = key_id(chosen);

@@ -8,7 +8,8 @@
 namespace s2t::cuda {
 namespace {
 
-S2T_KERNEL void __launch_bounds__(kScoreThreads) score_and_select_kernel(ScoreAndSelectParams p) {
+S2T_KERNEL void __launch_bounds__(kScoreThreads, kScoreBlocks)
+    score_and_select_kernel(ScoreAndSelectParams p) {
   S2T_SHARED(ScoreScratch, scratch);
   const int64_t row = blockIdx.x;
   const SelectTokenParams& select = p.select;

@@ -5,7 +5,8 @@
 namespace s2t::cuda {
 namespace {
 
-S2T_KERNEL void __launch_bounds__(kScoreThreads) score_candidates_kernel(ScoreCandidatesParams p) {
+S2T_KERNEL void __launch_bounds__(kScoreThreads, kScoreBlocks)
+    score_candidates_kernel(ScoreCandidatesParams p) {
   S2T_SHARED(ScoreScratch, scratch);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * kScoreCandidates;
   const int64_t left = p.num_candidates - first;

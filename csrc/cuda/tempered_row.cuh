@@ -14,9 +14,10 @@ struct TemperedRow {
   RowSource source;
   BlockedIds blocked;
   const ChunkStats* stats;  // [chunk_count(vocab)]
-  float* sums;              // [kChunkSums, chunk_count(vocab)], relative to the chunk's maximum
-  bool has_whole_sums;      // the first of them were made: of all weights of a chunk
-  float best;               // finite
+  // [kChunkSums, chunk_count(vocab)], relative to the chunk's maximum. The scan left the first
+  // where there is a temperature and no top-k.
+  float* sums;
+  float best;  // finite
   float inverse_temperature;
 };
 

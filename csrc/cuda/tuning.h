@@ -69,6 +69,7 @@ inline int blocks_per_row(int64_t batch, int64_t vocab, int warps, int resident)
 // A block multiplies 16 candidates with 16 bins (the usual sizes: one pass). Each of 8 warps takes
 // a tile of 4 x 8: 12 shared loads for 32 multiply-adds, 32 sums in registers.
 constexpr int kScoreThreads = 256;
+constexpr int kScoreBlocks = 2;  // a multiprocessor: with the next stage in registers no more fit
 constexpr int kScoreCandidates = 16;
 constexpr int kScoreBins = 16;
 constexpr int kTileCandidates = 4;

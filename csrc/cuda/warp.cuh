@@ -97,17 +97,22 @@ S2T_DEVICE ChunkStats warp_chunk_stats(const float (&x)[kHeldLogits], float lane
   return finished_chunk(maximum, chunk_tree(sums), chunk_tree(weighted_sums));
 }
 
-// The blocked ids, two to a lane; none is smaller than 0.
+// The blocked ids, two to a lane; -1 is none. vocab < 2^31, so half the registers of an id do.
 struct BlockedIds {
-  int64_t low, high;
+  int32_t low, high;
 };
+
+S2T_DEVICE int32_t blocked_id(const int64_t* ids, int count, int i) {
+  const int64_t id = i < count ? ids[i] : -1;
+  return id == static_cast<int32_t>(id) ? static_cast<int32_t>(id) : -1;
+}
 
 S2T_DEVICE BlockedIds load_blocked_ids(const int64_t* ids, int count, int lane) {
   static_assert(kMaxBlockedIds == 2 * kWarpSize, "two to a lane");
-  return {lane < count ? ids[lane] : -1, lane + kWarpSize < count ? ids[lane + kWarpSize] : -1};
+  return {blocked_id(ids, count, lane), blocked_id(ids, count, lane + kWarpSize)};
 }
 
-S2T_DEVICE void block_one(int64_t id, int64_t base, int lane, float (&x)[kHeldLogits]) {
+S2T_DEVICE void block_one(int32_t id, int64_t base, int lane, float (&x)[kHeldLogits]) {
   const auto place = static_cast<int>(id - base);
   const bool is_mine = place / kGroup % kWarpSize == lane;
   const int held = place / (kGroup * kWarpSize) * kGroup + place % kGroup;
@@ -120,17 +125,14 @@ S2T_DEVICE void apply_blocked_ids(BlockedIds blocked,
                                   int64_t base,
                                   int lane,
                                   float (&x)[kHeldLogits]) {
-  const auto is_here = [&](int64_t id) { return id >= base && id < base + kChunkSize; };
+  const auto is_here = [&](int32_t id) { return id >= base && id < base + kChunkSize; };
   unsigned low = __ballot_sync(kAllLanes, is_here(blocked.low));
   unsigned high = __ballot_sync(kAllLanes, is_here(blocked.high));
   for (; low != 0; low &= low - 1)
-    block_one(__shfl_sync(kAllLanes, static_cast<long long>(blocked.low),
-                          __ffs(static_cast<int>(low)) - 1),
-              base, lane, x);
+    block_one(__shfl_sync(kAllLanes, blocked.low, __ffs(static_cast<int>(low)) - 1), base, lane, x);
   for (; high != 0; high &= high - 1)
-    block_one(__shfl_sync(kAllLanes, static_cast<long long>(blocked.high),
-                          __ffs(static_cast<int>(high)) - 1),
-              base, lane, x);
+    block_one(__shfl_sync(kAllLanes, blocked.high, __ffs(static_cast<int>(high)) - 1), base, lane,
+              x);
 }
 
 }  // namespace s2t::cuda
