@@ -27,6 +27,41 @@ class Shifted(transformers.LlamaForCausalLM):
         return output
 
 
+class Average(transformers.GenerationMixin):
+    """Two models that decode as one; it generates, but is neither a module nor of transformers."""
+
+    def __init__(self, one, two):
+        self.one, self.two = one, two
+
+    def __getattr__(self, name):
+        return getattr(self.one, name)
+
+    def __call__(self, **inputs):
+        output = self.one(**inputs)
+        output.logits = (output.logits + self.two(**inputs).logits) / 2
+        return output
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        return self.one.prepare_inputs_for_generation(*args, **kwargs)
+
+
+@pytest.mark.parametrize("way", WAYS_IN)
+def test_what_only_generates_makes_no_choices(way):
+    """A head found in one of the two would score for both."""
+    one = tiny_model("llama")
+    model = Average(one, build_model("llama", seed=8))
+    arguments = dict(input_ids=prompts(False).ids, use_cache=False, max_new_tokens=6)
+    with pytest.raises(ValueError) as error:
+        way_in(way, model, ALWAYS, make_selector(one))(**arguments)
+    assert str(error.value) == (
+        "generate: model must be one of transformers' own kind where its candidates are scored "
+        "(set trigger='never' or select='teacher'), got Average"
+    )
+    expected = model.generate(**arguments)
+    assert torch.equal(way_in(way, model, NEVER)(**arguments), expected)
+    assert not torch.equal(one.generate(**arguments), expected)
+
+
 @pytest.mark.parametrize("way", WAYS_IN)
 @pytest.mark.parametrize("step", ["tree", "expand"])
 def test_inputs_a_candidate_does_not_carry(step, way):

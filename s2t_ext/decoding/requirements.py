@@ -148,6 +148,12 @@ def check_choices(
         )
     if config.select != "local":
         return None
+    if not isinstance(model, PreTrainedModel):  # some only bring `generate` along
+        _refuse(
+            "model must be one of transformers' own kind where its candidates are scored (set "
+            "trigger='never' or select='teacher')",
+            type(model).__name__,
+        )
     if not generation_config.use_cache and generation_config.use_cache is not False:
         _refuse(
             "use_cache must be True or False where choices are made (for anything else that counts "
