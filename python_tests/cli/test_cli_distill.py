@@ -164,6 +164,7 @@ def test_on_policy_distillation_leaves_an_adapter_that_the_commands_load(folders
     torch.testing.assert_close(model(ids).logits, expected)
     assert not torch.allclose(expected, make_model(1)(ids).logits, atol=1e-6, rtol=0)
     assert not has_adapter(model)  # nothing that takes an adapter off, such as greedy, undoes it
+    assert all(parameter.requires_grad for parameter in model.parameters())
     text, _ = call(
         "generate", "--model", run / "adapter", "--prompt", PROMPTS[0],
         "--max-new-tokens", 5, "--no-chat", *FLOAT,

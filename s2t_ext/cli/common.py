@@ -218,7 +218,9 @@ def load_model(
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-            model = model.merge_and_unload()
+            # PEFT leaves the weights frozen, and torch multiplies those row by row on a CPU where a
+            # batch of single tokens has unusual strides.
+            model = model.merge_and_unload().requires_grad_(True)
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
     if device_map is None:
