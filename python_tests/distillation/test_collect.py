@@ -1,11 +1,12 @@
 """Collecting: what is recorded, and that a killed run resumes to the same result."""
 
+import json
 import math
 import os
 
 import pytest
 import torch
-from collecting import PROMPTS, make_model, run_collect
+from collecting import OPTIONS, PROMPTS, make_model, run_collect
 from safetensors.torch import load_file
 
 from s2t_ext.demo.pretrain import make_tokenizer
@@ -88,6 +89,29 @@ def test_the_student_is_refused_as_its_own_teacher(tmp_path):
     with pytest.raises(ValueError, match=message):
         collect(make_model(1), make_tokenizer(), teacher, PROMPTS, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def fine_tuned(factor):
+    """Not the student, whose embeddings it has."""
+    model = make_model(1)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(factor)
+    return model
+
+
+def test_a_fine_tune_of_the_student_may_teach_it(tmp_path):
+    teacher, other = (Teacher.from_model(fine_tuned(factor)) for factor in (1.5, 2.0))
+    options = {**OPTIONS, "temperature": 1.0}
+    collect(make_model(1), make_tokenizer(), teacher, PROMPTS, tmp_path, **options)
+    with pytest.raises(ValueError, match="differs in teacher:"):
+        collect(make_model(1), make_tokenizer(), other, PROMPTS, tmp_path, **options)
+    with pytest.raises(ValueError, match="differs in student:"):
+        collect(fine_tuned(1.2), make_tokenizer(), teacher, PROMPTS, tmp_path, **options)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for model in ("student", "teacher"):
+        del manifest["settings"][model]["weights"]  # of a folder made before they were written down
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    collect(make_model(1), make_tokenizer(), teacher, PROMPTS, tmp_path, **options)
 
 
 def test_the_bar_of_a_resumed_collection_begins_where_it_stopped(tmp_path, capfd):

@@ -171,6 +171,10 @@ def test_errors(tmp_path, collection):
     config = DistillConfig(**FAST)
     with pytest.raises(ValueError, match="model must be the collection's student .fingerprint"):
         distill(make_model(5), collection, tmp_path / "a", config)
+    tuned = make_model(1)
+    tuned.model.layers[0].mlp.down_proj.weight.data.mul_(1.5)
+    with pytest.raises(ValueError, match="model must be the collection's student .weights"):
+        distill(tuned, collection, tmp_path / "a", config)
     with pytest.raises(ValueError, match="model must be the collection's student .num_hidden"):
         distill(make_model(1, layers=2), collection, tmp_path / "a", config)
     distill(make_model(1), collection, tmp_path / "b", config)

@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
-from evaluating import NEW, PROMPTS, greedy_texts, problems, results, run
+from evaluating import NEW, PROMPTS, choosing, greedy_texts, problems, results, run
 from matplotlib.figure import Figure
-from models import make_selector, tiny_model
+from models import build_model, make_selector, tiny_model
 from typer.testing import CliRunner
 from words import save_pair
 
@@ -81,6 +81,23 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         run(tmp_path, some=problems()[:3])
     with pytest.raises(ValueError, match="must have no results of another 'maj@2'"):
         run(tmp_path, [make_policy("maj@2", temperature=0.9)])
+
+
+def test_a_folder_of_a_fine_tune_is_refused(tmp_path):
+    """Its embeddings are the base model's."""
+    models = [build_model("llama"), build_model("llama")]
+    models[1].model.layers[0].mlp.down_proj.weight.data.mul_(1.5)
+    run(tmp_path, model=models[0])
+    with pytest.raises(ValueError, match="differs in student"):
+        run(tmp_path, model=models[1])
+    policies, teachers = [choosing("s2t")], [Teacher.from_model(model) for model in models]
+    run(tmp_path, policies, model=models[0], teacher=teachers[1])
+    with pytest.raises(ValueError, match="must have no results of another 's2t'"):
+        run(tmp_path, policies, model=models[0], teacher=teachers[0])
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["student"]["weights"]  # of a folder made before they were written down
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    run(tmp_path, policies, model=models[0], teacher=teachers[1])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from s2t_ext.analysis.sufficiency_report import ABSENT, SUPPORT, sufficiency_report
-from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
+from s2t_ext.hf.identity import check_same_tokenizer, describe_model, vocabulary_size
 from s2t_ext.hf.logits_head import find_logits_head
 from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.trajectory import CHUNK, trajectory_support
@@ -74,7 +74,7 @@ def measure_sufficiency(
         check_same_tokenizer(tokenizer, teacher.tokenizer, "measure_sufficiency")
     check_another_model("measure_sufficiency", model, teacher)
     settings = {
-        "student": describe_base_model(unwrap_model(model)),
+        "student": describe_model(unwrap_model(model)),
         "teacher": describe_teacher(teacher),
         "prompts": list(prompts),
         **dict(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature),

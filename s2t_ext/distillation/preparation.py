@@ -21,7 +21,7 @@ from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.hf.adapters import has_adapter
-from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.hf.identity import describe_base_model, describe_model
 from s2t_ext.runs.checks import require
 from s2t_ext.selectors.selector import Selector
 
@@ -168,7 +168,11 @@ def _check(
     if has_adapter(model):
         raise ValueError("distill: model must have no adapter, got one (merge or unload it)")
     expected = collection.manifest["settings"]["student"]
-    for key in ("model_type", "hidden_size", "num_hidden_layers", "fingerprint"):
+    keys = ["model_type", "hidden_size", "num_hidden_layers", "fingerprint"]
+    if expected.get("weights") is not None:  # earlier versions did not write them down
+        keys.append("weights")
+        base_model = describe_model(model)
+    for key in keys:
         if expected.get(key) != base_model[key]:
             raise ValueError(
                 f"distill: model must be the collection's student ({key} {expected.get(key)}), got "

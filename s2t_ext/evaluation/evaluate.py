@@ -18,11 +18,11 @@ from s2t_ext.evaluation.policies import Policy, make_policy
 from s2t_ext.evaluation.policy_runner import Answer, PolicyRunner
 from s2t_ext.evaluation.report import summarize, write_reports
 from s2t_ext.evaluation.tasks import Problem
-from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model
+from s2t_ext.hf.identity import check_same_tokenizer, describe_model
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.runs.files import read_json
 from s2t_ext.runs.processes import share_of_this_process
-from s2t_ext.runs.run_folder import RunFolder
+from s2t_ext.runs.run_folder import RunFolder, differing
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, describe_teacher
 
@@ -89,7 +89,7 @@ def evaluate(
     for policy in chosen:
         runner.check(policy)
     settings = {
-        "student": describe_base_model(unwrap_model(model)),
+        "student": describe_model(unwrap_model(model)),
         "problems": len(problems),
         "problems_sha256": _digest([p.to_dict() for p in problems]),
         **options,
@@ -166,7 +166,7 @@ def _settle(
     settings = json.loads(json.dumps(settings))
     if not path.exists():
         run.write(f"policies/{policy.name}.json", settings)
-    elif read_json(path, "evaluate") != settings:
+    elif differing(read_json(path, "evaluate"), settings):
         raise ValueError(
             f"evaluate: output must have no results of another {policy.name!r}, got some with "
             f"other settings: {path}"

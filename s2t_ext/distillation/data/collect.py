@@ -26,7 +26,7 @@ from s2t_ext.distillation.data.rollouts import (
     describe_decoding,
     read_rollouts,
 )
-from s2t_ext.hf.identity import check_same_tokenizer, describe_base_model, vocabulary_size
+from s2t_ext.hf.identity import check_same_tokenizer, describe_model, vocabulary_size
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.prompts import Prompt, choose_held_out
@@ -191,7 +191,7 @@ def _describe_sources(
     """What the settings say of the models and the prompts."""
     prompts = json.dumps([[p.text, p.group] for p in jobs])
     return {
-        "student": describe_base_model(model),
+        "student": describe_model(model),
         "teacher": describe_teacher(teacher),
         "tokenizer_sha256": _tokenizer_hash(tokenizer),
         "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),

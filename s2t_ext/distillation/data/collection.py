@@ -20,6 +20,7 @@ from s2t_ext.distillation.data.teacher_tokens import TeacherTokens, write_teache
 from s2t_ext.distillation.groups import Trajectory
 from s2t_ext.runs.files import read_json, write_atomically
 from s2t_ext.runs.processes import share_of_this_process, this_process
+from s2t_ext.runs.run_folder import differing
 from s2t_ext.teachers.labels import TopTokens
 
 MANIFEST_NAME = "manifest.json"
@@ -59,8 +60,7 @@ class Collection:
         if (folder / MANIFEST_NAME).exists():
             collection = cls(folder)
             before = collection.manifest["settings"]
-            differ = sorted(k for k in {*before, *settings} if before.get(k) != settings.get(k))
-            if differ:
+            if differ := differing(before, settings):
                 raise ValueError(
                     "collect: output must be a new folder or one collected with the same "
                     f"settings, got one that differs in {', '.join(differ)}: {folder}"
