@@ -196,7 +196,7 @@ class WholeRow:
 
 
 def widen_blocks():
-    """Makes interpreted labels a hundred times faster; to be called after vllm is imported."""
+    """Spares interpreted labels most of their operations; to be called after vllm is imported."""
     from vllm.v1.worker.gpu.sample import logprob
 
     for name in ("_topk_log_softmax_kernel", "_ranks_kernel"):

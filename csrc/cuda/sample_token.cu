@@ -194,12 +194,8 @@ S2T_DEVICE float scanned_temperature(const SampleRule& rule) {
   return rule.has_top_k ? 1.0f : rule.inverse_temperature;
 }
 
-// Of this row: [kChunkSums, chunk_count(vocab)].
-S2T_DEVICE float* chunk_sums(const SampleWorkspace& workspace,
-                             const SampleTokenParams& p,
-                             int64_t row) {
-  return workspace.sums + row * kChunkSums * chunk_count(p.vocab);
-}
+// Of the sorted list.
+S2T_DEVICE int wanted_keys(const SampleRule& rule) { return rule.is_greedy ? 1 : kMaxCandidates; }
 
 // By a warp.
 S2T_DEVICE float whole_sum(const float (&x)[kHeldLogits],
@@ -218,12 +214,11 @@ S2T_DEVICE void scan_for_sampling(const SampleTokenParams& p,
                                   KeySelection<kSampleThreads>& selection) {
   const SampleRule rule = rule_of(p, part.row);
   const float inverse_temperature = scanned_temperature(rule);
-  const int wanted = rule.is_greedy ? 1 : kMaxCandidates;
-  scan_row_part<T>(source_of(p), part, wanted, workspace, selection,
+  scan_row_part<T>(source_of(p), part, wanted_keys(rule), workspace, selection,
                    [&](int64_t chunk, const float (&x)[kHeldLogits], float maximum) {
                      if (inverse_temperature == 1.0f) return;
                      const float sum = whole_sum(x, maximum, inverse_temperature);
-                     if (lane_id() == 0) chunk_sums(workspace, p, part.row)[chunk] = sum;
+                     if (lane_id() == 0) workspace.row_sums(part.row, p.vocab)[chunk] = sum;
                    });
 }
 
@@ -239,7 +234,7 @@ S2T_KERNEL void __launch_bounds__(kSampleThreads, kSampleBlocks)
   if (!arrives_last(workspace, part, is_last)) return;
 
   const SampleRule rule = rule_of(p, part.row);
-  merge_row_keys(workspace, part, rule.is_greedy ? 1 : kMaxCandidates, keys.selection);
+  merge_row_keys(workspace, part, wanted_keys(rule), keys.selection);
   const int64_t chunks = chunk_count(p.vocab);
   const ChunkStats* stats = workspace.stats + part.row * chunks;
   if (warp_id() == 0) {
@@ -253,7 +248,7 @@ S2T_KERNEL void __launch_bounds__(kSampleThreads, kSampleBlocks)
                                 source_of(p),
                                 load_blocked_ids(p.blocked_ids, p.num_blocked, lane_id()),
                                 stats,
-                                chunk_sums(workspace, p, part.row),
+                                workspace.row_sums(part.row, p.vocab),
                                 key_logit(best),
                                 rule.inverse_temperature};
     int count = 0;

@@ -231,8 +231,7 @@ S2T_DEVICE void score_block(
       __syncthreads();
       hidden.fetch(first + kStagedElements);  // in flight while this stage is multiplied
       rows.fetch(first + kStagedElements);
-      // places of candidates without a hidden state hold whatever was there: their sums are not
-      // used
+      // sums of candidates without a hidden state, which is staged as zeros, are not used
       if (tile.candidate < count && tile.bin < bins)
         multiply_tile(scratch, tile, count, bins, size - first, sums);
       __syncthreads();

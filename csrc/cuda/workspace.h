@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/canonical_math.h"
+#include "core/host_device.h"
 #include "core/ordering.h"
 #include "tuning.h"
 
@@ -31,8 +32,12 @@ struct RowWorkspace {
 struct SampleWorkspace : RowWorkspace {
   float* sums;  // [batch, kChunkSums, chunk_count(vocab)]
 
+  S2T_HOST_DEVICE float* row_sums(int64_t row, int64_t vocab) const {
+    return sums + row * kChunkSums * chunk_count(vocab);
+  }
+
   SampleWorkspace from_row(int64_t row, int64_t vocab) const {
-    return {RowWorkspace::from_row(row, vocab), sums + row * kChunkSums * chunk_count(vocab)};
+    return {RowWorkspace::from_row(row, vocab), row_sums(row, vocab)};
   }
 };
 

@@ -167,6 +167,16 @@ def test_without_prior_its_weight_stays_zero(tmp_path, collection):
     assert distill(make_model(1), collection, tmp_path, config).selector.prior_weight == 0.0
 
 
+class PackedWeight(torch.nn.Parameter):
+    """Not stored as plain numbers, as far as anybody can tell."""
+
+
+def test_a_student_whose_weights_are_quantised_is_known_by_its_embeddings(tmp_path, collection):
+    model = make_model(1)
+    model.model.norm.weight = PackedWeight(model.model.norm.weight.data)
+    assert distill(model, collection, tmp_path, DistillConfig(**FAST)).selector is not None
+
+
 def test_errors(tmp_path, collection):
     config = DistillConfig(**FAST)
     with pytest.raises(ValueError, match="model must be the collection's student .fingerprint"):

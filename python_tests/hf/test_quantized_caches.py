@@ -14,8 +14,22 @@ from s2t_ext import S2TConfig
 IDLE = S2TConfig(trigger="entropy", threshold=1e3)
 HALF = S2TConfig(k=4, trigger="random", threshold=0.5, warmup_steps=0)
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
-# Every row runs to the end.
-ENDLESS = dict(eos_token_id=None, pad_token_id=PAD, do_sample=False)
+
+
+def arguments_of(backend, max_new_tokens, **more):
+    """Of a generation with a quantised cache; every row runs to the end."""
+    inputs = prompts(True)
+    return dict(
+        input_ids=inputs.ids,
+        attention_mask=inputs.mask,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=None,
+        pad_token_id=PAD,
+        do_sample=False,
+        cache_implementation="quantized",
+        cache_config=dict(backend=backend),
+        **more,
+    )
 
 
 @pytest.mark.skipif(
@@ -24,15 +38,7 @@ ENDLESS = dict(eos_token_id=None, pad_token_id=PAD, do_sample=False)
 )
 def test_a_quantized_cache_expands():
     """FP8 needs no other package. Ordinary and candidate steps read the same rounded keys."""
-    model, inputs = tiny_model("llama"), prompts(True)
-    arguments = dict(
-        input_ids=inputs.ids,
-        attention_mask=inputs.mask,
-        max_new_tokens=6,
-        do_sample=False,
-        cache_implementation="quantized",
-        cache_config=dict(backend="fp8"),
-    )
+    model, arguments = tiny_model("llama"), arguments_of("fp8", 6)
     selector = make_selector(model)
     expected = model.generate(**arguments)
     assert torch.equal(way_in("generate", model, IDLE, selector)(**arguments), expected)
@@ -78,17 +84,8 @@ class Dictated:
 def test_quantized_layers_follow_the_choices(config, layer, monkeypatch):
     """What the model computes after a choice is what the plain loop computes on the same tokens."""
     monkeypatch.setattr(transformers.cache_utils, "QuantoQuantizedLayer", layer)
-    model, inputs = tiny_model("llama"), prompts(True)
-    arguments = dict(
-        input_ids=inputs.ids,
-        attention_mask=inputs.mask,
-        max_new_tokens=10,
-        return_dict_in_generate=True,
-        output_logits=True,
-        cache_implementation="quantized",
-        cache_config=dict(backend="quanto"),
-        **ENDLESS,
-    )
+    outputs = dict(return_dict_in_generate=True, output_logits=True)
+    model, arguments = tiny_model("llama"), arguments_of("quanto", 10, **outputs)
     generate = way_in("generate", model, config, make_selector(model))
     if layer.reorder_cache is DynamicLayer.reorder_cache:
         with pytest.raises(ValueError, match="'quantized' where choices are made before"):

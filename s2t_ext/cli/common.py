@@ -218,9 +218,7 @@ def load_model(
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-            # PEFT leaves the weights frozen, and torch multiplies those row by row on a CPU where a
-            # batch of single tokens has unusual strides.
-            model = model.merge_and_unload().requires_grad_(True)
+            model = _unfrozen(model.merge_and_unload())
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
     if device_map is None:
@@ -231,6 +229,16 @@ def load_model(
     seconds = time.perf_counter() - start
     logger.info("%s loaded in %.1f s: %s on %s", path, seconds, model.dtype, model.device)
     return model.eval(), tokenizer
+
+
+def _unfrozen(model: Any) -> Any:
+    """PEFT leaves the weights frozen, and torch multiplies those row by row on a CPU where a batch
+    of single tokens has unusual strides.
+    """
+    for parameter in model.parameters():
+        if parameter.is_floating_point():  # no gradient goes to quantised ones
+            parameter.requires_grad_(True)
+    return model
 
 
 def read_prompts(path: Path) -> list[str]:

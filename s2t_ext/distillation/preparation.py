@@ -78,7 +78,7 @@ def prepare(
         _learnable(collection.trajectories(split), config) for split in ("train", "held_out")
     )
     base_model = describe_base_model(model)
-    _check(model, collection, training, base_model)
+    _check(model, collection, training)
     teacher = collection.teacher_tokens() if config.loss.teacher_kl_weight > 0 else None
     if config.loss.teacher_kl_weight > 0:
         known = teacher is not None and all(t in teacher for t in (*training, *held_out) if t.kl)
@@ -158,7 +158,6 @@ def _check(
     model: nn.Module,
     collection: Collection,
     training: Sequence[Trajectory],
-    base_model: dict[str, Any],
 ) -> None:
     if not training:
         raise ValueError(
@@ -167,14 +166,13 @@ def _check(
         )
     if has_adapter(model):
         raise ValueError("distill: model must have no adapter, got one (merge or unload it)")
-    expected = collection.manifest["settings"]["student"]
+    expected, found = collection.manifest["settings"]["student"], describe_model(model)
     keys = ["model_type", "hidden_size", "num_hidden_layers", "fingerprint"]
-    if expected.get("weights") is not None:  # earlier versions did not write them down
+    if expected.get("weights") and found["weights"]:  # quantised models have none
         keys.append("weights")
-        base_model = describe_model(model)
     for key in keys:
-        if expected.get(key) != base_model[key]:
+        if expected.get(key) != found[key]:
             raise ValueError(
                 f"distill: model must be the collection's student ({key} {expected.get(key)}), got "
-                f"{key} {base_model[key]}"
+                f"{key} {found[key]}"
             )
