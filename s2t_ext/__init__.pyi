@@ -13,6 +13,8 @@ from .decoding.record import DecodingRecord as DecodingRecord
 from .decoding.record import S2TGenerateOutput as S2TGenerateOutput
 from .decoding.record import StepEvent as StepEvent
 from .decoding.row_record import RowRecord as RowRecord
+from .distillation.data.answers import AnswerFilter as AnswerFilter
+from .distillation.data.answers import collect_answers as collect_answers
 from .distillation.data.collect import collect as collect
 from .distillation.data.collection import Collection as Collection
 from .distillation.data.research_groups import import_groups as import_groups
@@ -25,6 +27,8 @@ from .distillation.options import DistillConfig as DistillConfig
 from .distillation.quality.held_out import Quality as Quality
 from .distillation.train import Distilled as Distilled
 from .distillation.train import distill as distill
+from .evaluation.answer_filters import MajorityAnswers as MajorityAnswers
+from .evaluation.answer_filters import RightAnswers as RightAnswers
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.frontier import frontier as frontier
 from .evaluation.grading import Grade as Grade

@@ -39,6 +39,13 @@ def make_model(seed, layers=1):
     return LlamaForCausalLM(config).eval()
 
 
+def model_that_ends(seed):
+    """One with many end tokens, so that sampled answers end by themselves."""
+    model = make_model(seed)
+    model.generation_config.eos_token_id = [1, *range(5, len(make_tokenizer()), 12)]
+    return model
+
+
 def run_collect(folder, layers=1, **options):
     tokenizer = make_tokenizer()
     teacher = Teacher.from_model(make_model(2), tokenizer)

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from s2t_ext.cli.collecting.answers import (
+    NO_TEACHER,
+    answer_filter,
+    check_answers,
+    collect_without_teacher,
+)
+from s2t_ext.cli.collecting.prompt_sources import grouped_prompts, task_prompts
 from s2t_ext.cli.common import (
     check_path,
     decoding_config,
     load_model,
     one_line_errors,
     progress,
-    read_prompts,
     say,
     show,
     wrote,
@@ -32,6 +38,7 @@ from s2t_ext.cli.options import (
     CollectedSteps,
     Dtype,
     HeldOutBy,
+    KeptAnswers,
     Model,
     RolloutPolicy,
     SelectorPath,
@@ -51,7 +58,9 @@ if TYPE_CHECKING:
 
 def collect(
     model: Model,
-    teacher: Annotated[str, typer.Option(help=TEACHER_HELP)],
+    teacher: Annotated[
+        str, typer.Option(help=f"{TEACHER_HELP} none: keep whole answers, without labels.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the collection; resumes if it has one.")],
     prompts: Annotated[
         Path | None,
@@ -122,6 +131,14 @@ def collect(
             "for `distill --prefix-kl teacher`."
         ),
     ] = 0,
+    keep: Annotated[
+        KeptAnswers | None,
+        typer.Option(
+            help="With --teacher none, the answers to keep: those that the --task's answer key "
+            "confirms (right), or whose result more than half of the --rollouts of their prompt "
+            "have (majority)."
+        ),
+    ] = None,
     dtype: Dtype = "bfloat16",
     use_chat_template: UseChatTemplate = True,
     teacher_model_name: TeacherModelName = None,
@@ -135,15 +152,17 @@ def collect(
         if (prompts is None) == (task is None):
             raise ValueError("one of --prompts and --task must be given, got both or none")
         check_path("--model", model)
-        check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
+        if teacher == NO_TEACHER:
+            labels: dict[str, Any] = {"--policy": policy, "--entropy-threshold": entropy_threshold}
+            check_answers(keep, task, rollouts, labels | {"--teacher-topk": teacher_topk or None})
+        elif keep is not None:
+            raise ValueError(f"--keep must come with --teacher none, got --teacher {teacher}")
+        else:
+            check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
         arguments = check_engine(engine, engine_options, policy)
         decoding = rollout_decoding(policy, selector, temperature, trigger, threshold)
         chosen = grouped_prompts(prompts) if prompts else task_prompts(str(task), problems, seed)
         options: dict[str, Any] = dict(
-            k=k,
-            share=share,
-            steps=steps,
-            entropy_threshold=entropy_threshold,
             rollouts=rollouts,
             temperature=temperature,
             max_new_tokens=max_new_tokens,
@@ -152,44 +171,72 @@ def collect(
             held_out_by=held_out_by,
             use_chat_template=use_chat_template,
             seed=seed,
-            teacher_topk=teacher_topk,
         )
-        settings = {**options, "prompts": len(chosen)}
-        settings["held_out_by"] = None if held_out_by == "group" else held_out_by
-        settings["teacher_topk"] = teacher_topk or None
-        if rollouts_from is None:
-            settings["engine"] = "vllm" if engine == "vllm" else None
-        check_output("collect", output / "manifest.json", settings, inside="settings")
-        student, tokenizer = load_model(model, dtype)
-        import s2t_ext
+        if teacher == NO_TEACHER:
+            kept = answer_filter(keep, task, chosen, seed)
+            options["rollouts_from"] = rollouts_from
+            collect_without_teacher(
+                *(model, dtype, chosen, output, kept, (engine, arguments), options, as_json)
+            )
+            return
+        options |= dict(k=k, share=share, steps=steps, entropy_threshold=entropy_threshold)
+        options["teacher_topk"] = teacher_topk
+        _collect_labelled(
+            *(model, selector, dtype, chosen, output, decoding, rollouts_from, options),
+            engine=(engine, arguments),
+            teacher=(teacher, teacher_model_name, teacher_cache_dir),
+            as_json=as_json,
+        )
 
-        chosen_by = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
-        llm = large = None
-        if engine == "vllm":
-            texts = [prompt.text for prompt in chosen]
-            length = longest_prompt(tokenizer, texts, use_chat_template) + max_new_tokens
-            if rollouts_from is None:
-                llm = load_engine(model, dtype, length, arguments, selector, decoding)
-            large = load_engine_teacher(teacher, dtype, length, arguments)
-        if large is None:
-            large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
-        collection = s2t_ext.collect(
-            student,
-            tokenizer,
-            large,
-            chosen,
-            output,
-            decoding=decoding,
-            selector=chosen_by,
-            rollouts_from=rollouts_from,
-            engine=llm,
-            **options,
-            progress=progress(),
-        )
-        summary = collection.summary()
-        show(summary, as_json)
-        _warn_of_share(summary, held_out)
-        wrote(output, f"s2t-ext distill --model {model} --collection {output} --output RUN")
+
+def _collect_labelled(
+    model: str,
+    selector: str | None,
+    dtype: str,
+    chosen: Sequence[Prompt],
+    output: Path,
+    decoding: S2TConfig | None,
+    rollouts_from: Path | None,
+    options: dict[str, Any],
+    engine: tuple[str, dict[str, Any]],
+    teacher: tuple[str, str | None, Path | None],
+    as_json: bool,
+) -> None:
+    """Loads the models, runs `s2t_ext.collect` and prints what it has collected."""
+    name, arguments = engine
+    settings = {**options, "prompts": len(chosen)}
+    settings["held_out_by"] = None if options["held_out_by"] == "group" else options["held_out_by"]
+    settings["teacher_topk"] = options["teacher_topk"] or None
+    if rollouts_from is None:
+        settings["engine"] = "vllm" if name == "vllm" else None
+    check_output("collect", output / "manifest.json", settings, inside="settings")
+    student, tokenizer = load_model(model, dtype)
+    import s2t_ext
+
+    chosen_by = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
+    llm = large = None
+    if name == "vllm":
+        texts = [prompt.text for prompt in chosen]
+        length = longest_prompt(tokenizer, texts, options["use_chat_template"])
+        length += options["max_new_tokens"]
+        if rollouts_from is None:
+            llm = load_engine(model, dtype, length, arguments, selector, decoding)
+        large = load_engine_teacher(teacher[0], dtype, length, arguments)
+    if large is None:
+        large = load_teacher(*teacher, tokenizer, dtype)
+    collection = s2t_ext.collect(
+        *(student, tokenizer, large, chosen, output),
+        decoding=decoding,
+        selector=chosen_by,
+        rollouts_from=rollouts_from,
+        engine=llm,
+        **options,
+        progress=progress(),
+    )
+    summary = collection.summary()
+    show(summary, as_json)
+    _warn_of_share(summary, options["held_out"])
+    wrote(output, f"s2t-ext distill --model {model} --collection {output} --output RUN")
 
 
 def rollout_decoding(
@@ -236,26 +283,3 @@ def _warn_of_share(summary: dict[str, Any], held_out: float) -> None:
             f"held out: {rest} of {train + rest} trajectories, {realised:.0%} instead of "
             f"{held_out:.0%} (prompts of a group stay together)"
         )
-
-
-def task_prompts(task: str, count: int, seed: int) -> list[Prompt]:
-    """Prompts of a task's train split, with their groups (templates)."""
-    from s2t_ext.evaluation.tasks import load_task
-    from s2t_ext.runs.prompts import Prompt
-
-    found = load_task(task, count, seed=seed, split="train")
-    return [Prompt(problem.prompt, problem.group) for problem in found]
-
-
-def grouped_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a file, with their groups where JSON lines name one."""
-    from s2t_ext.runs.prompts import Prompt
-
-    texts = read_prompts(path)
-    if path.suffix != ".jsonl":
-        return [Prompt(text) for text in texts]
-    lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
-    return [
-        Prompt(t, "" if r.get("group") is None else str(r["group"]))
-        for t, r in zip(texts, lines, strict=True)
-    ]

@@ -139,6 +139,7 @@ def distill(
         check_path("--model", model)
         from accelerate import PartialState
 
+        from s2t_ext.distillation.data.answers import check_answers_tokenizer
         from s2t_ext.distillation.data.collection import Collection
         from s2t_ext.distillation.options import DistillConfig
         from s2t_ext.distillation.train import distill as run
@@ -167,6 +168,7 @@ def distill(
         if check_identity(output, json.loads(json.dumps(identity)), whole=False):
             say(f"{output} holds this run already: going on with it")
         student, tokenizer = load_model(model, dtype)
+        check_answers_tokenizer(Collection(collection), tokenizer)
         options: dict[str, Any] = dict(trigger_rate=trigger_rate, harm_limit=harm_limit)
         options |= dict(report_to=report_to or (), process_timeout=process_timeout)
         result = run(

@@ -30,7 +30,7 @@ _SECTION_OF = {
     **dict.fromkeys(("policy", "k", "rate", "trigger", "trigger_rate", "harm_limit"), DECODING),
     **dict.fromkeys(("local_trigger", "local_threshold", "batch_size"), DECODING),
     **dict.fromkeys(
-        ("collect k", "share", "steps", "entropy_threshold", "teacher_topk"), LABELS
+        ("collect k", "share", "steps", "entropy_threshold", "teacher_topk", "keep"), LABELS
     ),
     **dict.fromkeys(("method", "loss", "epochs", "accumulation", "prior"), TRAINING),
     **dict.fromkeys(("learning_rate", "head_learning_rate", "lora_dropout"), TRAINING),

@@ -100,7 +100,14 @@ class Trajectory:
     def prefix_length(self) -> int:
         """Tokens that some group, or the trigger head, looks at."""
         last = self.groups[-1].step if self.groups else 0
-        return len(self.prompt) + max(last, len(self.kl) - 1, 0)
+        return len(self.prompt) + max(last, self.num_steps - 1, 0)
+
+    @property
+    def num_steps(self) -> int:
+        """Response steps that terms over tokens look at: those of known divergence, or, of an
+        answer without any labels, all of them.
+        """
+        return len(self.kl) or (0 if self.groups else len(self.response))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

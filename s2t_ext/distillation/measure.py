@@ -47,12 +47,12 @@ def measure_tokens(
 
     Args:
         maker: Of the run; its model is measured.
-        trajectories: With at least one step of known divergence.
+        trajectories: With at least one step to look at.
         teacher: Its likeliest tokens at these steps.
         config: `batch_size` is read.
     """
     maker.model.eval()
-    known = [replace(t, groups=()) for t in trajectories if t.kl]
+    known = [replace(t, groups=()) for t in trajectories if t.num_steps]
     device = maker.head.rows.device
     divergence = nll = 0.0
     for batch in batches_by_length(known, config.batch_size, range(len(known))):
@@ -61,7 +61,7 @@ def measure_tokens(
         nll += float(maker.tokens.sft(states, labels.response))
         if labels.teacher is not None:
             divergence += float(maker.tokens.teacher_kl(states, labels.teacher))
-    steps = sum(len(t.kl) for t in known)
+    steps = sum(t.num_steps for t in known)
     return TokenFit(None if teacher is None else divergence / steps, nll / steps)
 
 

@@ -29,7 +29,7 @@ class Counts:
         return cls(
             sum(len(t.groups) for t in trajectories),
             sum(t.prefix_length for t in trajectories),
-            sum(len(t.kl) for t in trajectories),
+            sum(t.num_steps for t in trajectories),
         )
 
 

@@ -85,9 +85,10 @@ class PackedBatch:
         candidate_mask: Bool [G, K].
         student_logprobs: fp32 [G, K]; -inf where there is no candidate.
         teacher_probs: fp32 [G, K]; 0 where there is no candidate.
-        step_row: int64 [S], row of the state before each response token with a known kl.
+        step_row: int64 [S], row of the state before each response token of
+            `Trajectory.num_steps`.
         step_column: int64 [S], its column.
-        step_kl: fp32 [S], nats.
+        step_kl: fp32 [S], nats; NaN where it is unknown.
         step_entropy: fp32 [S], nats.
         step_logprobs: fp32 [S, n], `Trajectory.top_logprobs`, nats; n is 0 where a trajectory with
             known divergences has none.
@@ -126,7 +127,7 @@ class PackedBatch:
         return hidden[self.group_row[:, None], self.candidates]
 
     def step_states(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[S, D]: the states that propose the steps with a known divergence."""
+        """[S, D]: the states before the steps that terms over tokens look at."""
         return hidden[self.step_row, self.step_column]
 
 
@@ -157,7 +158,8 @@ def pack(trajectories: Sequence[Trajectory], pad_id: int = 0) -> PackedBatch:
             position[row, own] = visible[row, own] = prompt + group.step
             groups.append((row, column, group))
             column = own.stop
-        for step, kl in enumerate(trajectory.kl):
+        for step in range(trajectory.num_steps):
+            kl = trajectory.kl[step] if trajectory.kl else float("nan")
             entropy = trajectory.entropy[step] if trajectory.entropy else float("nan")
             steps.append((row, prompt + step - 1, kl, entropy))
     prefix_lengths = torch.tensor([t.prefix_length for t in trajectories])
@@ -171,14 +173,14 @@ def pack(trajectories: Sequence[Trajectory], pad_id: int = 0) -> PackedBatch:
         step_column=torch.tensor([s[1] for s in steps], dtype=torch.int64),
         step_kl=torch.tensor([s[2] for s in steps], dtype=torch.float32),
         step_entropy=torch.tensor([s[3] for s in steps], dtype=torch.float32),
-        step_logprobs=_step_logprobs([t for t in trajectories if t.kl]),
+        step_logprobs=_step_logprobs([t for t in trajectories if t.num_steps]),
         **_group_tensors(groups),
     )
 
 
 def _step_logprobs(trajectories: Sequence[Trajectory]) -> torch.Tensor:
     if not has_top_logprobs(trajectories):
-        return torch.zeros(sum(len(t.kl) for t in trajectories), 0)
+        return torch.zeros(sum(t.num_steps for t in trajectories), 0)
     return torch.tensor([step for t in trajectories for step in t.top_logprobs])
 
 

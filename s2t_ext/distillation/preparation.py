@@ -21,7 +21,7 @@ from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.hf.adapters import has_adapter
-from s2t_ext.hf.identity import describe_base_model, describe_model
+from s2t_ext.hf.identity import describe_base_model, describe_model, vocabulary_size
 from s2t_ext.runs.checks import require
 from s2t_ext.selectors.selector import Selector
 
@@ -81,7 +81,9 @@ def prepare(
     _check(model, collection, training)
     teacher = collection.teacher_tokens() if config.loss.teacher_kl_weight > 0 else None
     if config.loss.teacher_kl_weight > 0:
-        known = teacher is not None and all(t in teacher for t in (*training, *held_out) if t.kl)
+        known = teacher is not None and all(
+            t in teacher for t in (*training, *held_out) if t.num_steps
+        )
         rule = "hold the teacher's likeliest tokens (collect with teacher_topk)"
         require(known, "distill", "collection", rule, f"none in {collection.folder}")
     torch.manual_seed(config.seed)
@@ -127,7 +129,8 @@ def prepare(
 def _learnable(trajectories: Sequence[Trajectory], config: DistillConfig) -> list[Trajectory]:
     """Those that the objective can learn from, and of them what it looks at."""
     if config.objective == "tokens":
-        return [replace(t, groups=()) for t in trajectories if t.kl]
+        steps = [t for t in trajectories if t.num_steps]
+        return [replace(t, groups=()) for t in steps]
     return [t for t in trajectories if t.groups]
 
 
@@ -159,14 +162,22 @@ def _check(
     collection: Collection,
     training: Sequence[Trajectory],
 ) -> None:
+    settings = collection.manifest["settings"]
     if not training:
+        what = "answers" if settings["teacher"] is None else "groups"
         raise ValueError(
-            f"distill: collection must hold groups in its train split, got none in "
-            f"{collection.folder}"
+            f"distill: collection must hold {what} in its train split (without labels only "
+            f"objective='tokens' learns), got none in {collection.folder}"
         )
     if has_adapter(model):
         raise ValueError("distill: model must have no adapter, got one (merge or unload it)")
-    expected, found = collection.manifest["settings"]["student"], describe_model(model)
+    if settings["teacher"] is None:  # whole answers say nothing of the model that gave them
+        largest = max(max(t.prompt + t.response) for t in training)
+        rule = f"know every token of the collection's answers (up to {largest})"
+        size = vocabulary_size(model)
+        require(largest < size, "distill", "model", rule, f"{size} of them")
+        return
+    expected, found = settings["student"], describe_model(model)
     keys = ["model_type", "hidden_size", "num_hidden_layers", "fingerprint"]
     if expected.get("weights") and found["weights"]:  # quantised models have none
         keys.append("weights")

@@ -42,8 +42,8 @@ class StepLabels(NamedTuple):
         tokens: TeacherTokens | None,
         device: torch.device | str = "cpu",
     ) -> StepLabels:
-        """The labels of a batch; steps of unknown divergence have none."""
-        known = [t for t in batch if t.kl]
+        """The labels of a batch, of the steps that `Trajectory.num_steps` counts."""
+        known = [t for t in batch if t.num_steps]
         response = torch.tensor([token for t in known for token in t.response], dtype=torch.int64)
         teacher = None
         if tokens is not None:

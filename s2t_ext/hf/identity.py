@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -89,6 +90,12 @@ def check_same_tokenizer(student: Any, teacher: Any, function: str = "generate")
             f"{function}: teacher must have the student's tokenizer, got {shared} shared entries "
             f"of {len(ours)}"
         )
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Hash of a tokenizer's entries and their ids."""
+    entries = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(entries.encode()).hexdigest()
 
 
 def vocabulary_size(model: Any) -> int:

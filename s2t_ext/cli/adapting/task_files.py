@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from s2t_ext.cli.collect import grouped_prompts, task_prompts
+from s2t_ext.cli.collecting.prompt_sources import grouped_prompts, task_prompts
 
 if TYPE_CHECKING:
     from s2t_ext.evaluation.tasks import Problem

@@ -4,37 +4,29 @@ steps where they diverge most (paper, section 3.4).
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm.auto import tqdm
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.data.labeller import STEPS, Labeller
 from s2t_ext.distillation.data.rollouts import (
-    DecodedRollouts,
-    EngineRollouts,
     Rollouts,
     check_decoding,
+    check_rollouts,
     describe_decoding,
-    read_rollouts,
+    rollout_source,
 )
-from s2t_ext.hf.identity import check_same_tokenizer, describe_model, vocabulary_size
+from s2t_ext.distillation.data.shards import collect_missing, describe_sources, held_out_flags
+from s2t_ext.hf.identity import check_same_tokenizer
 from s2t_ext.runs.checks import require
-from s2t_ext.runs.processes import share_of_this_process
-from s2t_ext.runs.prompts import Prompt, choose_held_out
+from s2t_ext.runs.prompts import Prompt
 from s2t_ext.selectors.selector import Selector
-from s2t_ext.teachers.base import Teacher, check_another_model, describe_teacher
-
-#: What shares a split: the prompts of one group, or equal prompts alone.
-HELD_OUT_BY = ("group", "prompt")
+from s2t_ext.teachers.base import Teacher, check_another_model
 
 
 def collect(
@@ -115,14 +107,14 @@ def collect(
             collection that is unfinished or of other rollouts, or a file of anything else.
         FileNotFoundError: if `rollouts_from` holds no collection, or is no file.
     """
-    _check(prompts, k, support, share, held_out, held_out_by)
+    _check(prompts, k, support, share)
     _check_steps(steps, entropy_threshold, teacher_topk)
-    _check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
+    check_rollouts(rollouts, temperature, max_new_tokens, batch_size)
     check_decoding(decoding, selector)
     _check_teacher(model, tokenizer, teacher)
     jobs = [p if isinstance(p, Prompt) else Prompt(p) for p in prompts for _ in range(rollouts)]
     settings = {
-        **_describe_sources(model, tokenizer, teacher, jobs),
+        **describe_sources(model, tokenizer, teacher, jobs),
         **dict(prompts=len(prompts), k=k, support=support, share=share, rollouts=rollouts),
         **dict(temperature=temperature, max_new_tokens=max_new_tokens, batch_size=batch_size),
         **dict(held_out=held_out, reserved_ids=list(reserved_ids), seed=seed),
@@ -135,49 +127,33 @@ def collect(
             teacher_topk=teacher_topk or None,
         ),
     }
+    flags = held_out_flags(jobs, held_out, held_out_by)
+    choosers: dict[str, Any] = dict(decoding=decoding, selector=selector, teacher=teacher)
     texts = [p.text for p in jobs]
-    source: Rollouts
-    if rollouts_from is not None:
-        source = read_rollouts(rollouts_from, settings, len(jobs), vocabulary_size(model))
-    elif engine is not None:
-        source = EngineRollouts(engine, tokenizer, texts, settings, decoding, selector)
-    else:
-        source = DecodedRollouts(model, tokenizer, texts, settings, decoding, selector, teacher)
+    source = rollout_source(
+        *(model, tokenizer, texts, settings), path=rollouts_from, engine=engine, **choosers
+    )
     settings |= source.origin
     collection = Collection.open_for_writing(output, settings, math.ceil(len(jobs) / batch_size))
-    _collect_missing(collection, jobs, source, Labeller.of(settings, model, teacher), progress)
+    labelled = _Labelled(source, Labeller.of(settings, model, teacher))
+    collect_missing(collection, flags, batch_size, labelled.write, progress)
     return collection
 
 
-def _collect_missing(
-    collection: Collection,
-    jobs: Sequence[Prompt],
-    source: Rollouts,
-    labeller: Labeller,
-    progress: bool | None,
-) -> None:
-    """Decodes, labels and writes this process's share of the shards that are not there yet."""
-    settings = collection.manifest["settings"]
-    size, held_out = settings["batch_size"], settings["held_out"]
-    if settings.get("held_out_by") == "prompt":
-        jobs = [replace(job, group="") for job in jobs]
-    is_held_out = choose_held_out(jobs, held_out)
-    missing = share_of_this_process(collection.missing_shards())
-    bar = tqdm(
-        missing,
-        desc="collect",
-        unit="shard",
-        initial=len(share_of_this_process(range(collection.num_shards))) - len(missing),
-        total=len(share_of_this_process(range(collection.num_shards))),
-        disable=None if progress is None else not progress,
-    )
-    for index in bar:
-        numbers = range(index * size, min((index + 1) * size, len(jobs)))
-        splits = ["held_out" if is_held_out[i] else "train" for i in numbers]
-        labelled = labeller.label_all([str(i) for i in numbers], source.pairs(numbers))
+class _Labelled:
+    """Writes the rollouts of a shard with their labels."""
+
+    def __init__(self, source: Rollouts, labeller: Labeller) -> None:
+        self._source, self._labeller = source, labeller
+
+    def write(
+        self, collection: Collection, index: int, numbers: Sequence[int], splits: Sequence[str]
+    ) -> None:
+        """One shard."""
+        labelled = self._labeller.label_all([str(i) for i in numbers], self._source.pairs(numbers))
         records = [(s, one.trajectory) for s, one in zip(splits, labelled, strict=True)]
         tokens = {one.trajectory.key: one.top for one in labelled if one.top is not None}
-        collection.write_shard(index, records, tokens if labeller.teacher_topk else None)
+        collection.write_shard(index, records, tokens if self._labeller.teacher_topk else None)
 
 
 def _beside_the_defaults(**settings: Any) -> dict[str, Any]:
@@ -185,34 +161,11 @@ def _beside_the_defaults(**settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def _describe_sources(
-    model: nn.Module, tokenizer: Any, teacher: Teacher, jobs: Sequence[Prompt]
-) -> dict[str, Any]:
-    """What the settings say of the models and the prompts."""
-    prompts = json.dumps([[p.text, p.group] for p in jobs])
-    return {
-        "student": describe_model(model),
-        "teacher": describe_teacher(teacher),
-        "tokenizer_sha256": _tokenizer_hash(tokenizer),
-        "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest(),
-    }
-
-
-def _tokenizer_hash(tokenizer: Any) -> str:
-    entries = json.dumps(sorted(tokenizer.get_vocab().items()))
-    return hashlib.sha256(entries.encode()).hexdigest()
-
-
-def _check(
-    prompts: Sequence[Any], k: int, support: int, share: float, held_out: float, held_out_by: str
-) -> None:
+def _check(prompts: Sequence[Any], k: int, support: int, share: float) -> None:
     require(len(prompts) > 0, "collect", "prompts", "hold at least one text", "none")
     require(2 <= k <= 64, "collect", "k", "be in [2, 64]", k)
     require(k <= support <= 64, "collect", "support", f"be in [k, 64] with k = {k}", support)
     require(0 < share <= 1, "collect", "share", "be in (0, 1]", share)
-    require(0 <= held_out < 1, "collect", "held_out", "be in [0, 1)", held_out)
-    rule = f"be one of {', '.join(HELD_OUT_BY)}"
-    require(held_out_by in HELD_OUT_BY, "collect", "held_out_by", rule, held_out_by)
 
 
 def _check_teacher(model: nn.Module, tokenizer: Any, teacher: Teacher) -> None:
@@ -231,14 +184,3 @@ def _check_steps(steps: str, entropy_threshold: float | None, teacher_topk: int)
     rule = "be at least 0 and finite"
     fits = 0 <= entropy_threshold < math.inf
     require(fits, "collect", "entropy_threshold", rule, entropy_threshold)
-
-
-def _check_rollouts(
-    rollouts: int, temperature: float, max_new_tokens: int, batch_size: int
-) -> None:
-    require(rollouts >= 1, "collect", "rollouts", "be at least 1", rollouts)
-    require(temperature >= 0, "collect", "temperature", "be at least 0", temperature)
-    several = rollouts == 1 or temperature > 0
-    require(several, "collect", "rollouts", "be 1 at temperature 0, where all are alike", rollouts)
-    require(max_new_tokens >= 1, "collect", "max_new_tokens", "be at least 1", max_new_tokens)
-    require(batch_size >= 1, "collect", "batch_size", "be at least 1", batch_size)

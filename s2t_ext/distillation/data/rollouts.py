@@ -15,6 +15,7 @@ from torch import nn
 from s2t_ext.config import S2TConfig
 from s2t_ext.distillation.data.collection import SPLITS, Collection
 from s2t_ext.distillation.score_head import head_digest
+from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.rollouts import PLAIN, engine_options, roll_out, roll_out_in_engine
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.seeds import row_seed
@@ -63,6 +64,16 @@ def describe_decoding(
             "calibrations": calibrations,
         }
     return described
+
+
+def check_rollouts(rollouts: int, temperature: float, max_new_tokens: int, batch_size: int) -> None:
+    """Raises ValueError for rollouts that cannot be decoded so."""
+    require(rollouts >= 1, "collect", "rollouts", "be at least 1", rollouts)
+    require(temperature >= 0, "collect", "temperature", "be at least 0", temperature)
+    several = rollouts == 1 or temperature > 0
+    require(several, "collect", "rollouts", "be 1 at temperature 0, where all are alike", rollouts)
+    require(max_new_tokens >= 1, "collect", "max_new_tokens", "be at least 1", max_new_tokens)
+    require(batch_size >= 1, "collect", "batch_size", "be at least 1", batch_size)
 
 
 class Rollouts(Protocol):
@@ -129,20 +140,35 @@ class DecodedRollouts:
         ).pairs
 
 
-def read_rollouts(
-    path: str | Path, settings: dict[str, Any], count: int, vocabulary: int
+def rollout_source(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    settings: dict[str, Any],
+    *,
+    path: str | Path | None = None,
+    engine: Any = None,
+    **choosers: Any,
 ) -> Rollouts:
-    """The rollouts of a finished collection, or of a file of JSON lines.
+    """Where a collection's rollouts come from.
 
     Args:
-        path: The collection's folder, or the `.jsonl` file.
+        model: The student.
+        tokenizer: Its tokenizer.
+        texts: A prompt for each rollout.
         settings: Of the new collection.
-        count: Rollouts that are wanted.
-        vocabulary: Rows of the student's embedding.
+        path: The folder of a finished collection, or a `.jsonl` file, to read them from.
+        engine: A `vllm.LLM` that decodes them.
+        choosers: `decoding`, `selector` and `teacher`, as for `DecodedRollouts`.
     """
-    if Path(path).suffix == ".jsonl":
-        return ImportedRollouts(path, count, vocabulary)
-    return RecordedRollouts(path, settings)
+    if path is not None and Path(path).suffix == ".jsonl":
+        return ImportedRollouts(path, len(texts), vocabulary_size(model))
+    if path is not None:
+        return RecordedRollouts(path, settings)
+    if engine is not None:
+        choosers.pop("teacher", None)
+        return EngineRollouts(engine, tokenizer, texts, settings, **choosers)
+    return DecodedRollouts(model, tokenizer, texts, settings, **choosers)
 
 
 class EngineRollouts:
