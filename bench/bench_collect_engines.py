@@ -66,7 +66,7 @@ def read_lines(path):
 
 def problems(arguments):
     """Prompts, with their templates as groups."""
-    from s2t_ext.cli.prompt_sources import grouped_prompts, task_prompts
+    from s2t_ext.cli.collecting.prompt_sources import grouped_prompts, task_prompts
 
     if arguments.prompts:
         return grouped_prompts(arguments.prompts)[: arguments.problems]

@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable
 
 import torch
-from harness import RESULTS, write_results
+from harness import RESULTS, peak_mib, write_results
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -78,7 +77,7 @@ def peak_gib() -> float:
     """Peak memory of the process so far (of the device, where there is one)."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return peak_mib() / 1024
 
 
 def arguments() -> argparse.Namespace:

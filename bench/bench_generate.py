@@ -166,12 +166,12 @@ def test_peak_memory():
 
 def _peak_in_a_process(name):
     code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1]); import bench_generate as b\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); import bench_generate as b\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
         "m = AutoModelForCausalLM.from_pretrained(b.MODEL, dtype=b.torch.bfloat16).eval()\n"
         "ids = AutoTokenizer.from_pretrained(b.MODEL)(b.PROMPT, return_tensors='pt').input_ids\n"
         "b.runs(m, ids)[sys.argv[2]]()\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "import harness; print(harness.peak_mib())"
     )
     command = [sys.executable, "-W", "ignore", "-c", code, str(Path(__file__).parent), name]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout

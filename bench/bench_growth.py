@@ -6,11 +6,12 @@ Around one base case (prefix 256, batch 1, K = 8, choices at 5 % of the steps) o
 at a time. Each case runs beside `model.generate` in turn; what stands in the table is the ratio of
 the two inside a round (median, lowest and highest). Thresholds are quantiles of the entropies that
 the same prompts meet without choices; the rate that came about is recorded. Peak memory is that of
-a process of its own.
+a process of its own, and does not mind a busy machine: `--memory-of FILE` measures it for the times
+of an earlier run.
 """
 
 import argparse
-import resource
+import json
 import statistics
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from harness import config_at_rate, write_results
+from harness import config_at_rate, peak_mib, write_results
 from transformers import AutoModelForCausalLM
 
 import s2t_ext
@@ -103,7 +104,7 @@ def measure(model, case):
     }
 
 
-def peak_mib(folder, case, greedy):
+def peak_of(folder, case, greedy):
     """Peak resident size of a process that decodes this case once."""
     numbers = [str(case[name]) for name in BASE]
     command = [sys.executable, "-W", "ignore", __file__, folder, "--peak", *numbers, str(greedy)]
@@ -111,8 +112,16 @@ def peak_mib(folder, case, greedy):
     return float(said.split()[-1])
 
 
+def add_memory(folder, row):
+    """The row with the peaks of its case, with choices at every step and by `generate`."""
+    case = {name: row[name] for name in BASE}
+    row["peak_mib"] = peak_of(folder, case, greedy=False)
+    row["greedy_peak_mib"] = peak_of(folder, case, greedy=True)
+    return row
+
+
 def run_once(folder, case, greedy):
-    """What `peak_mib` runs: prints this process's own peak."""
+    """What `peak_of` runs: prints this process's own peak."""
     model = load(folder)
     ids, selector = prompts(model, case), selector_for(model)
     options = dict(max_new_tokens=TOKENS, min_new_tokens=TOKENS, do_sample=False)
@@ -122,7 +131,7 @@ def run_once(folder, case, greedy):
     else:
         config = s2t_ext.S2TConfig(k=case["k"], trigger=trigger, warmup_steps=0)
         ours(model, selector, ids, config, options)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(peak_mib())
 
 
 def table(rows):
@@ -143,23 +152,25 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a causal language model")
     parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", type=Path, help="results whose peak memory is missing")
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.peak:
         values = [float(v) if "." in v else int(v) for v in options.peak[:4]]
         case = dict(zip(BASE, values, strict=True))
         return run_once(options.model, case, options.peak[4] == "True")
+    if options.memory_of:
+        content = json.loads(options.memory_of.read_text())
+        rows = [add_memory(options.model, row) for row in content["rows"]]
+        options.memory_of.write_text(json.dumps(content, indent=1) + "\n")
+        return print(table(rows))
     model, rows = load(options.model), []
     for case in cases():
-        row = measure(model, case)
-        row["peak_mib"] = peak_mib(options.model, case, greedy=False)
-        row["greedy_peak_mib"] = peak_mib(options.model, case, greedy=True)
-        rows.append(row)
+        rows.append(add_memory(options.model, measure(model, case)))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     name = Path(options.model).name
     path = write_results("growth", rows, model=name, dtype="bfloat16", tokens=TOKENS)
-    print(f"{table(rows)}\nwrote {path}")
-    return None
+    return print(f"{table(rows)}\nwrote {path}")
 
 
 if __name__ == "__main__":

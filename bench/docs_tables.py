@@ -107,8 +107,11 @@ def decoding_rows():
 def machine(name):
     """One line on where a benchmark ran."""
     result = newest(name)
-    if result is None:
-        return ""
+    return "" if result is None else machine_of(result)
+
+
+def machine_of(result):
+    """The same, of a result."""
     found = result["environment"]
     model = f", {result['model']} in {result['dtype']}" if "model" in result else ""
     return (
@@ -138,6 +141,33 @@ def table():
             "bench/bench_generate.py`; spread: lowest and "
             "highest round):",
             "\n".join([header, *decoding]),
+        ]
+    return "\n\n".join(blocks)
+
+
+def growth_tables():
+    """What decoding costs as one thing grows at a time, a table for each model measured."""
+    files = sorted((BENCH / "results").glob("growth-[0-9]*.json"))
+    by_model = {r["model"]: r for r in (json.loads(file.read_text()) for file in files)}
+    blocks = []
+    for result in by_model.values():
+        lines = [
+            "| prefix | batch | K | choices at | ms a step | beside `model.generate` | peak MiB, a "
+            "choice at every step (greedy) |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in result["rows"]:
+            ratio = f"{row['ratio']:.2f} x ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+            lines.append(
+                f"| {row['prefix']} | {row['batch']} | {row['k']} | {row['trigger_rate']:.0%} | "
+                f"{row['s2t_ms_per_step']:.0f} | {ratio} | {row['peak_mib']:.0f} "
+                f"({row['greedy_peak_mib']:.0f}) |"
+            )
+        blocks += [
+            f"How it grows, one thing at a time ({machine_of(result)}; `python "
+            f"bench/bench_growth.py MODEL`; {result['tokens']} tokens after the prefix, which is "
+            "in the time; spread: lowest and highest round):",
+            "\n".join(lines),
         ]
     return "\n\n".join(blocks)
 
@@ -229,6 +259,7 @@ def main():
     text = PAGE.read_text("utf-8")
     blocks = {
         "results": table(),
+        "growth": growth_tables(),
         "evaluation": evaluation_table(),
         "sufficiency": sufficiency_table(),
         "distillation": distillation_line(),

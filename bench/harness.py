@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import time
@@ -84,6 +85,15 @@ def write_results(name, rows, folder=None, **context):
     content = {"benchmark": name, **context, "environment": found, "rows": rows}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path
+
+
+def peak_mib():
+    """Peak resident size of this process, MiB.
+
+    Not by getrusage: its peak begins with that of the process that started this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def environment():
