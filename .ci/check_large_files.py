@@ -12,6 +12,10 @@ LIMIT = 300 << 10
 #: The demo's models ship with the package.
 ALLOWED = {"s2t_ext/demo/assets/student/model.safetensors": 400 << 10}
 ALLOWED |= {"s2t_ext/demo/assets/teacher/model.safetensors": 2 << 20}
+#: A selector that ships.
+ALLOWED |= {
+    "s2t_ext/selectors/shipped/qwen2.5-coder-0.5b-word-problems/adapter_model.safetensors": 3 << 19
+}
 FOLDERS = {"bench/": 3 << 19}
 
 

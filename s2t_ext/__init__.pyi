@@ -7,6 +7,7 @@ from ._version import __version__ as __version__
 from .analysis.calibration import calibrate as calibrate
 from .analysis.sufficiency import measure_sufficiency as measure_sufficiency
 from .config import S2TConfig as S2TConfig
+from .decoding.choosing.adapter_teacher import adapter_teacher as adapter_teacher
 from .decoding.last_record import last_record as last_record
 from .decoding.options import DecodingOptions as DecodingOptions
 from .decoding.record import DecodingRecord as DecodingRecord

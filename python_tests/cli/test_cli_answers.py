@@ -37,6 +37,7 @@ def test_answers_without_a_teacher(tmp_path):
     sampled = ("--rollouts", 4, "--temperature", 1.0, "--batch-size", 8, "--held-out", 0.3)
     stdout, _ = call(*command, *sampled, "--output", tmp_path / "answers", "--json")
     counts = json.loads(stdout)
+    assert counts["asked"] == 4 * len(PROMPTS)
     assert counts["train"]["trajectories"] > 0 and counts["train"]["groups"] == 0
     kept = (*sampled, "--keep", "majority", "--output", tmp_path / "majority", "--json")
     stdout, _ = call(*command, *kept)

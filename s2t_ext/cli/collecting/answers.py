@@ -96,7 +96,8 @@ def collect_without_teacher(
     collection = s2t_ext.collect_answers(
         answerer, tokenizer, prompts, output, keep=keep, engine=llm, **options, progress=progress()
     )
-    show(collection.summary(), as_json)
+    asked = len(prompts) * options["rollouts"]
+    show({"asked": asked, **collection.summary()}, as_json)
     wrote(
         output,
         f"s2t-ext distill --model STUDENT --collection {output} --objective tokens "
