@@ -158,19 +158,21 @@ def main():
     if options.peak:
         values = [float(v) if "." in v else int(v) for v in options.peak[:4]]
         case = dict(zip(BASE, values, strict=True))
-        return run_once(options.model, case, options.peak[4] == "True")
+        run_once(options.model, case, options.peak[4] == "True")
+        return
     if options.memory_of:
         content = json.loads(options.memory_of.read_text())
         rows = [add_memory(options.model, row) for row in content["rows"]]
         options.memory_of.write_text(json.dumps(content, indent=1) + "\n")
-        return print(table(rows))
+        print(table(rows))
+        return
     model, rows = load(options.model), []
     for case in cases():
         rows.append(add_memory(options.model, measure(model, case)))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     name = Path(options.model).name
     path = write_results("growth", rows, model=name, dtype="bfloat16", tokens=TOKENS)
-    return print(f"{table(rows)}\nwrote {path}")
+    print(f"{table(rows)}\nwrote {path}")
 
 
 if __name__ == "__main__":

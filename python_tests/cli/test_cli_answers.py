@@ -29,6 +29,9 @@ def test_answers_without_a_teacher(tmp_path):
     assert error_of(*command, "--output", tmp_path / "no", "--keep", "right") == rule
     rule = "--teacher-topk must be left out with --teacher none, got 4"
     assert error_of(*command, "--output", tmp_path / "no", "--teacher-topk", 4) == rule
+    rule = "--teacher-model-name must be left out with --teacher none, got large"
+    named = ("--teacher-model-name", "large")
+    assert error_of(*command, "--output", tmp_path / "no", *named) == rule
     labelled = [*command, "--output", tmp_path / "no", "--keep", "right"]
     labelled[4] = tmp_path / "student"
     assert error_of(*labelled).startswith("--keep must come with --teacher none, got")

@@ -48,6 +48,8 @@ def test_what_ships_is_small_and_whole():
     assert all(bool(w.isfinite().all()) and bool(w.any()) for w in weights.values())
     assert (folder / "adapter_model.safetensors").stat().st_size < 1_500_000
     assert SHIPPED in (folder / "README.md").read_text()
+    with pytest.raises(ValueError, match="without score rows, which adapter_teacher loads: s2t"):
+        s2t_ext.Selector.from_pretrained(SHIPPED, make_model(1))
 
 
 @pytest.mark.skipif(not REAL, reason="S2T_EXT_QWEN_CODER names no folder of the real model")

@@ -153,8 +153,10 @@ def collect(
             raise ValueError("one of --prompts and --task must be given, got both or none")
         check_path("--model", model)
         if teacher == NO_TEACHER:
-            labels: dict[str, Any] = {"--policy": policy, "--entropy-threshold": entropy_threshold}
-            check_answers(keep, task, rollouts, labels | {"--teacher-topk": teacher_topk or None})
+            labels: dict[str, Any] = dict(policy=policy, entropy_threshold=entropy_threshold)
+            labels |= dict(teacher_topk=teacher_topk or None, teacher_cache_dir=teacher_cache_dir)
+            labels["teacher_model_name"] = teacher_model_name
+            check_answers(keep, task, rollouts, labels)
         elif keep is not None:
             raise ValueError(f"--keep must come with --teacher none, got --teacher {teacher}")
         else:

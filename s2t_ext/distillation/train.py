@@ -70,8 +70,9 @@ def distill(
     --mixed_precision bf16` keeps the trained weights as they are and computes in bfloat16.
 
     Args:
-        model: The student the collection was made with, without adapter; changed in place. Method
-            "lora" wraps it.
+        model: The student the collection was made with, or, for a collection of answers
+            (`collect_answers`), any model of the same tokenizer; without adapter; changed in
+            place. Method "lora" wraps it.
         collection: A `Collection` or its folder.
         output: Folder of the run.
         config: Options; None takes the defaults.

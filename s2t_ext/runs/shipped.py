@@ -1,4 +1,6 @@
-"""Selectors that ship with the package, found by name: `s2t_ext/NAME`."""
+"""Selectors, and adapters that choose, which ship with the package and are found by name:
+`s2t_ext/NAME`.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,13 @@ def load(
     cls: Any, path_or_repo: str | Path, model: nn.Module | None, options: dict[str, Any]
 ) -> Any:
     """An instance of `cls`, the class of selectors; see `Selector.from_pretrained`."""
-    path_or_repo = shipped_folder(path_or_repo) or path_or_repo
+    shipped = shipped_folder(path_or_repo)
+    if shipped is not None and storage.kind_of(shipped) == "adapter":
+        raise ValueError(
+            "load_selector: path_or_repo must be a selector, got an adapter without score rows, "
+            f"which adapter_teacher loads: {path_or_repo}"
+        )
+    path_or_repo = shipped or path_or_repo
     if storage.kind_of(path_or_repo) == "adapter":
         return _research_adapter(cls, path_or_repo, model, **options)
     arguments, has_adapter = storage.read(path_or_repo)

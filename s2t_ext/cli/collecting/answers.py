@@ -25,10 +25,11 @@ def check_answers(keep: str | None, task: str | None, rollouts: int, given: dict
         keep: Of --keep.
         task: Of --task.
         rollouts: Of --rollouts.
-        given: Options that only a collection with labels has, None where left out.
+        given: By name, options that only a collection with labels has, None where left out.
     """
-    for option, value in given.items():
+    for name, value in given.items():
         if value is not None:
+            option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{option} must be left out with --teacher none, got {value}")
     if keep == "right" and task is None:
         raise ValueError("--keep right must come with a --task, whose answers are known, got none")
