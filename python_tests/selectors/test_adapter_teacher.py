@@ -33,9 +33,12 @@ def test_an_adapter_of_a_folder_chooses(tmp_path):
     teacher = s2t_ext.adapter_teacher(tmp_path / "adapter", model)
     found = s2t_ext.generate(model, ids, s2t=CHOOSES, teacher=teacher, **options)
     assert torch.equal(found, expected) and not torch.equal(found, greedy)
-    with pytest.raises(ValueError, match="must be a plain transformers model"):
+    rule = "adapter_teacher: model must be a plain transformers model"
+    with pytest.raises(ValueError, match=rule):
         s2t_ext.adapter_teacher(tmp_path / "adapter", model)
-    with pytest.raises(FileNotFoundError, match=r"must be one of .*word-problems"):
+    with pytest.raises(
+        FileNotFoundError, match=r"adapter_teacher: .* must be one of .*word-problems"
+    ):
         s2t_ext.adapter_teacher("s2t_ext/nothing", make_model(1))
 
 

@@ -83,7 +83,9 @@ def chat(
             ways,
             list(ways)[-1],
             selector=s2t_ext.Selector.from_pretrained(selector, student) if selector else None,
-            teacher=load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+            teacher=load_teacher(
+                *(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype, model)
+            )
             if teacher
             else None,
             system=system,

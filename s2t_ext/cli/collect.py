@@ -74,17 +74,24 @@ def collect(
         typer.Option(help="Instead of --prompts: train split of gsm_symbolic, mix, a generator."),
     ] = None,
     problems: Annotated[int, typer.Option(help="How many of the task.")] = 300,
-    k: Annotated[int, typer.Option(help="Candidates per labelled step.")] = 16,
+    k: Annotated[
+        int | None, typer.Option(help="Candidates per labelled step.", show_default="16")
+    ] = None,
     share: Annotated[
-        float, typer.Option(help="Share of a rollout's steps to keep; of `either`, twice at most.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Share of a rollout's steps to keep; of `either`, twice at most.",
+            show_default="0.1",
+        ),
+    ] = None,
     steps: Annotated[
-        CollectedSteps,
+        CollectedSteps | None,
         typer.Option(
             help="Which: those of highest divergence (kl); those where the student is least "
-            "certain, at which an entropy trigger fires (entropy); or either."
+            "certain, at which an entropy trigger fires (entropy); or either.",
+            show_default="kl",
         ),
-    ] = "kl",
+    ] = None,
     entropy_threshold: Annotated[
         float | None,
         typer.Option(
@@ -155,7 +162,7 @@ def collect(
         if teacher == NO_TEACHER:
             labels: dict[str, Any] = dict(policy=policy, entropy_threshold=entropy_threshold)
             labels |= dict(teacher_topk=teacher_topk or None, teacher_cache_dir=teacher_cache_dir)
-            labels["teacher_model_name"] = teacher_model_name
+            labels |= dict(teacher_model_name=teacher_model_name, k=k, share=share, steps=steps)
             check_answers(keep, task, rollouts, labels)
         elif keep is not None:
             raise ValueError(f"--keep must come with --teacher none, got --teacher {teacher}")
@@ -181,7 +188,8 @@ def collect(
                 *(model, dtype, chosen, output, kept, (engine, arguments), options, as_json)
             )
             return
-        options |= dict(k=k, share=share, steps=steps, entropy_threshold=entropy_threshold)
+        labelled = dict(k=k, share=share, steps=steps, entropy_threshold=entropy_threshold)
+        options |= {**LABELLED, **{n: v for n, v in labelled.items() if v is not None}}
         options["teacher_topk"] = teacher_topk
         _collect_labelled(
             *(model, selector, dtype, chosen, output, decoding, rollouts_from, options),
@@ -189,6 +197,10 @@ def collect(
             teacher=(teacher, teacher_model_name, teacher_cache_dir),
             as_json=as_json,
         )
+
+
+#: Which steps are labelled where no option says so.
+LABELLED = {"k": 16, "share": 0.1, "steps": "kl", "entropy_threshold": None}
 
 
 def _collect_labelled(
@@ -225,7 +237,7 @@ def _collect_labelled(
             llm = load_engine(model, dtype, length, arguments, selector, decoding)
         large = load_engine_teacher(teacher[0], dtype, length, arguments)
     if large is None:
-        large = load_teacher(*teacher, tokenizer, dtype)
+        large = load_teacher(*teacher, tokenizer, dtype, model)
     collection = s2t_ext.collect(
         *(student, tokenizer, large, chosen, output),
         decoding=decoding,

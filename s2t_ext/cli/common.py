@@ -218,7 +218,7 @@ def load_model(
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
-            model = _unfrozen(model.merge_and_unload())
+            model = merge_adapter(model)
     except OSError as error:
         raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
     if device_map is None:
@@ -231,10 +231,13 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _unfrozen(model: Any) -> Any:
-    """PEFT leaves the weights frozen, and torch multiplies those row by row on a CPU where a batch
-    of single tokens has unusual strides.
+def merge_adapter(adapted: Any) -> Any:
+    """The plain model that an adapted one is.
+
+    Its weights are no longer frozen, as PEFT leaves them: torch multiplies frozen ones row by row
+    on a CPU where a batch of single tokens has unusual strides.
     """
+    model = adapted.merge_and_unload()
     for parameter in model.parameters():
         if parameter.is_floating_point():  # no gradient goes to quantised ones
             parameter.requires_grad_(True)

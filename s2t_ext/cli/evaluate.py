@@ -128,9 +128,8 @@ def evaluate(
             temperature=temperature,
             top_p=top_p,
         )
-        large = None
-        if teacher is not None:
-            large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+        where = (teacher_model_name, teacher_cache_dir, tokenizer, dtype, model)
+        large = load_teacher(teacher, *where) if teacher is not None else None
         policies = [make_policy(name, selector=chosen, **options) for name in policy]
         task_run: tuple[Any, ...] = (student, tokenizer, every, output)
         summary = s2t_ext.evaluate(

@@ -95,11 +95,15 @@ def frontier(
         if task.endswith(".jsonl") or task == "humaneval":
             calibration = some[:calibration_problems]
         else:
-            calibration = s2t_ext.load_task(task, calibration_problems, seed=seed, split="train")
+            # Another seed, so that the problems of a train split are not calibrated on.
+            other = seed if split == "held_out" else seed + 1
+            calibration = s2t_ext.load_task(task, calibration_problems, seed=other, split="train")
         student, tokenizer = load_model(model, dtype)
         large = None
         if teacher is not None:
-            large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+            large = load_teacher(
+                *(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype, model)
+            )
         asked = {"triggers": trigger, "rates": rate, "choosers": chooser, "beside": policy}
         options: dict[str, Any] = {name: value for name, value in asked.items() if value}
         summary = s2t_ext.frontier(

@@ -133,7 +133,9 @@ def generate(
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         large = None
         if teacher is not None:
-            large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+            large = load_teacher(
+                *(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype, model)
+            )
         records = []
         for text in prompt:
             printer = Printer(tokenizer, color)

@@ -78,7 +78,9 @@ def sufficiency(
         from s2t_ext.analysis.sufficiency_report import plot_sufficiency
 
         student, tokenizer = load_model(model, dtype)
-        large = load_teacher(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype)
+        large = load_teacher(
+            *(teacher, teacher_model_name, teacher_cache_dir, tokenizer, dtype, model)
+        )
         start = time.perf_counter()
         report = s2t_ext.measure_sufficiency(
             student,

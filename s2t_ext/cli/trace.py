@@ -67,7 +67,7 @@ def trace(
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         guide = None
         if teacher is not None:
-            guide = load_teacher(teacher, teacher_model_name, None, tokenizer, dtype)
+            guide = load_teacher(teacher, teacher_model_name, None, tokenizer, dtype, model)
         document = trace_prompt(
             student,
             tokenizer,

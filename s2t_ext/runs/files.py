@@ -25,19 +25,24 @@ def read_json(path: Path, reader: str) -> dict[str, Any]:
     return content
 
 
-def locate_file(path_or_repo: str | Path, name: str) -> Path:
+def locate_file(path_or_repo: str | Path, name: str, reader: str = "load_selector") -> Path:
     """Path of one file of a folder or hub repository.
+
+    Args:
+        path_or_repo: The folder, the repository, or a shipped name.
+        name: Of the file.
+        reader: In whose name errors are raised.
 
     Raises:
         FileNotFoundError: if it is not there.
     """
-    path_or_repo = shipped_folder(path_or_repo) or path_or_repo
+    path_or_repo = shipped_folder(path_or_repo, reader) or path_or_repo
     if os.path.isdir(path_or_repo):
         path = Path(path_or_repo) / name
         if path.is_file():
             return path
         raise FileNotFoundError(
-            f"load_selector: {name} must be in the checkpoint, got none in {path_or_repo}"
+            f"{reader}: {name} must be in the checkpoint, got none in {path_or_repo}"
         )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -46,7 +51,7 @@ def locate_file(path_or_repo: str | Path, name: str) -> Path:
         return Path(hf_hub_download(str(path_or_repo), name))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise FileNotFoundError(
-            "load_selector: path_or_repo must be a folder or a reachable hub repository with "
+            f"{reader}: path_or_repo must be a folder or a reachable hub repository with "
             f"{name}, got {path_or_repo}"
         ) from error
 

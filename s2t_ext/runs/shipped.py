@@ -20,8 +20,12 @@ def shipped_selectors() -> dict[str, Path]:
     return found
 
 
-def shipped_folder(name: str | Path) -> Path | None:
+def shipped_folder(name: str | Path, reader: str = "load_selector") -> Path | None:
     """The folder of a shipped selector; None for a name without the prefix, or another folder's.
+
+    Args:
+        name: Of the selector, with the prefix, or any path or repository.
+        reader: In whose name errors are raised.
 
     Raises:
         FileNotFoundError: for a name with the prefix that no selector has.
@@ -33,7 +37,7 @@ def shipped_folder(name: str | Path) -> Path | None:
         if Path(name).is_dir():
             return None
         raise FileNotFoundError(
-            f"load_selector: path_or_repo must be one of {', '.join(sorted(known))} or a folder or "
+            f"{reader}: path_or_repo must be one of {', '.join(sorted(known))} or a folder or "
             f"hub repository, got {name}"
         )
     return known[str(name)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from s2t_ext.hf.adapters import active_adapters, adapter_layers, adapter_weights
 from s2t_ext.hf.unwrapping import unwrap_model
+from s2t_ext.runs.files import locate_file
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -21,12 +22,14 @@ PICKLE_NAME = "adapter_model.bin"
 
 
 def attach_adapter(
-    path_or_repo: str | Path, model: nn.Module, locate: Callable[[str | Path, str], Path]
+    path_or_repo: str | Path, model: nn.Module, reader: str = "load_selector"
 ) -> nn.Module:
     """The PeftModel around `model`, whose layers now hold the adapter.
 
     Args:
-        locate: Path of one file of the checkpoint (`checkpoint.locate_file`).
+        path_or_repo: Folder or hub repository of the adapter.
+        model: The plain model.
+        reader: In whose name errors are raised.
 
     Raises:
         FileNotFoundError: if the adapter has no weights. ValueError: if they are a pickle, damaged,
@@ -36,15 +39,14 @@ def attach_adapter(
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(
-            "load_selector: peft must be installed for a checkpoint with an adapter: pip "
-            "install peft"
+            f"{reader}: peft must be installed for a checkpoint with an adapter: pip install peft"
         ) from error
     if not isinstance(model, PreTrainedModel) or adapter_layers(model):
         raise ValueError(
-            "load_selector: model must be a plain transformers model to attach an adapter to, "
+            f"{reader}: model must be a plain transformers model to attach an adapter to, "
             f"got {type(model).__name__}{' with an adapter' if adapter_layers(model) else ''}"
         )
-    stored = _stored_names(path_or_repo, locate)
+    stored = _stored_names(path_or_repo, reader)
     with left_whole(model):
         try:
             with warnings.catch_warnings():
@@ -54,7 +56,7 @@ def attach_adapter(
             _check_layers(adapted, stored)
         except Exception as error:  # PEFT reads the file's values before it looks at them
             raise ValueError(
-                f"load_selector: adapter must fit {type(model).__name__}, got {_first_lines(error)}"
+                f"{reader}: adapter must fit {type(model).__name__}, got {_first_lines(error)}"
             ) from error
         adapted.eval()
     return adapted
@@ -95,17 +97,17 @@ def left_whole(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def _stored_names(path_or_repo: str | Path, locate: Callable[[str | Path, str], Path]) -> set[str]:
+def _stored_names(path_or_repo: str | Path, reader: str) -> set[str]:
     try:
-        path = locate(path_or_repo, WEIGHTS_NAME)
+        path = locate_file(path_or_repo, WEIGHTS_NAME, reader)
     except FileNotFoundError:
         try:
-            locate(path_or_repo, PICKLE_NAME)
+            locate_file(path_or_repo, PICKLE_NAME, reader)
         except FileNotFoundError:
             pass
         else:
             raise ValueError(
-                f"load_selector: the adapter must be in {WEIGHTS_NAME} (loading a pickle can run "
+                f"{reader}: the adapter must be in {WEIGHTS_NAME} (loading a pickle can run "
                 f"any code), got {PICKLE_NAME}"
             ) from None
         raise
@@ -114,7 +116,7 @@ def _stored_names(path_or_repo: str | Path, locate: Callable[[str | Path, str], 
             return set(file.keys())
     except SafetensorError as error:
         raise ValueError(
-            f"load_selector: {path.name} must be a complete safetensors file, got {error}"
+            f"{reader}: {path.name} must be a complete safetensors file, got {error}"
         ) from error
 
 

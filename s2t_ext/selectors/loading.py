@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 
 from s2t_ext.hf.identity import describe_base_model
-from s2t_ext.runs.files import locate_file
 from s2t_ext.runs.shipped import shipped_folder
 from s2t_ext.selectors import storage
 from s2t_ext.selectors.adapter import attach_adapter, left_whole
@@ -34,7 +33,7 @@ def load(
     if has_adapter:
         plain = storage.need_model(model, path_or_repo)
         selector.check_fits(plain)
-        selector.adapted_model = attach_adapter(path_or_repo, plain, locate_file)
+        selector.adapted_model = attach_adapter(path_or_repo, plain)
     elif model is not None:
         selector.check_fits(model)
     return selector
@@ -56,7 +55,7 @@ def _research_adapter(
         reserved_ids = resolve_reserved_ids(plain, path_or_repo)
     check_ids(plain, reserved_ids)  # before the model is touched
     with left_whole(plain):
-        adapted = attach_adapter(path_or_repo, plain, locate_file)
+        adapted = attach_adapter(path_or_repo, plain)
         selector = cls.from_reserved_rows(adapted, reserved_ids, base_model=base, **options)
     selector.adapted_model = adapted
     return selector

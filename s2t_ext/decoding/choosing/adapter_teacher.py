@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from s2t_ext.runs.files import locate_file
 from s2t_ext.runs.shipped import shipped_folder
 from s2t_ext.selectors.adapter import attach_adapter
 from s2t_ext.teachers import Teacher
@@ -31,5 +30,5 @@ def adapter_teacher(path_or_repo: str | Path, model: nn.Module, tokenizer: Any =
         FileNotFoundError: for a shipped name that there is not, or an adapter without weights.
         ValueError: if the adapter is another model's, or `model` has one already.
     """
-    folder = shipped_folder(path_or_repo) or path_or_repo
-    return Teacher.from_model(attach_adapter(folder, model, locate_file), tokenizer)
+    folder = shipped_folder(path_or_repo, "adapter_teacher") or path_or_repo
+    return Teacher.from_model(attach_adapter(folder, model, "adapter_teacher"), tokenizer)
