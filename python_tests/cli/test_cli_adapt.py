@@ -17,6 +17,7 @@ from s2t_ext.distillation.data.collection import Collection
 
 MODELS = ("--model", ASSETS / "student", "--teacher", ASSETS / "teacher")
 RECIPE = """
+learn_from: labels
 dtype: float32
 use_chat_template: false
 max-new-tokens: 56
@@ -156,7 +157,8 @@ def test_methods_that_change_the_student(tmp_path, method):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        f"{{dtype: float32, use_chat_template: false, distill: {{method: {method}}}}}"
+        "{learn_from: labels, dtype: float32, use_chat_template: false, "
+        f"distill: {{method: {method}}}}}"
     )
     output = tmp_path / "out"
     call(
@@ -211,3 +213,66 @@ def test_without_the_grader_nothing_is_collected(task, tmp_path, monkeypatch):
     message = error_of(*command(task, tmp_path / "new"))
     assert "pip install 's2t_ext[eval]'" in message
     assert not (tmp_path / "new" / "collection").exists()
+
+
+def test_from_answers_that_the_key_confirms(task, tmp_path):
+    """The default where answers are known: the teacher's right ones train an adapter, which chooses
+    at the calibrated entropy and also writes alone.
+    """
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "{dtype: float32, use_chat_template: false, max_new_tokens: 56, collect: {held_out: 0.25}}"
+    )
+    output = tmp_path / "out"
+    arguments = ("adapt", *MODELS, "--prompts", task / "task.jsonl", "--output", output)
+    stdout, stderr = call(*arguments, "--config", recipe)
+    assert "learning from answers" in stderr
+    for line in ("[1/4] collect\n", "[2/4] distill\n", "[3/4] calibrate\n", "[4/4] evaluate\n"):
+        assert line in stderr
+    prompts, questions = lines(output / "prompts.jsonl"), lines(output / "questions.jsonl")
+    assert [row["question"] for row in questions] == [row["prompt"] for row in prompts]
+    assert not {r["question"] for r in questions} & {
+        r["question"] for r in lines(output / "test.jsonl")
+    }
+    kept = Collection(output / "answers")
+    assert kept.manifest["settings"]["keep"] == "right"
+    assert (output / "run" / "adapter" / "adapter_model.safetensors").is_file()
+    threshold = json.loads((output / "threshold.json").read_text())
+    assert threshold["trigger"] == "entropy" and threshold["rate"] == pytest.approx(0.3, abs=0.02)
+    chosen = json.loads((output / "results" / "policies" / "s2t@adapter.json").read_text())
+    assert chosen["config"]["threshold"] == pytest.approx(threshold["threshold"])
+    policies = {path.stem for path in (output / "results" / "policies").glob("*.json")}
+    assert policies == {"greedy", "s2t@adapter", "teacher@adapter"}
+    sentence = stdout.rstrip().splitlines()[-1]
+    assert sentence.startswith("Use ") and 'run/adapter", model) choosing at entropy' in sentence
+    _, stderr = call(*arguments, "--config", recipe)
+    assert stderr.count("done before") == 4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("{learn_from: answers, collect: {steps: kl}}", "got steps (set by adapt)"),
+        ("{learn_from: answers, distill: {method: rows}}", "distill (learn_from: answers) must be"),
+        ("learn_from: teachers", "--learn-from must be one of labels, answers, got teachers"),
+        (
+            "{learn_from: answers, teacher: 'http://localhost:1/v1'}",
+            "--learn-from answers must have a --teacher that is a model, got http://localhost:1/v1",
+        ),
+    ],
+)
+def test_what_answers_cannot_use(task, tmp_path, recipe, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    given = list(command(task, tmp_path / "out"))
+    if "teacher:" in recipe:
+        del given[3:5]
+    assert message in error_of(*given, "--config", path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_answers_must_be_known_to_learn_from_them(task, tmp_path):
+    (tmp_path / "prompts.txt").write_text("What is 2 + 3?\n")
+    given = ("adapt", *MODELS, "--prompts", tmp_path / "prompts.txt", "--output", tmp_path / "out")
+    message = error_of(*given, "--learn-from", "answers")
+    assert "--learn-from answers must have a --task, or --prompts of questions with" in message

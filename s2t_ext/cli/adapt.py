@@ -12,7 +12,14 @@ import typer
 from s2t_ext.cli.adapting.recipe import read_recipe
 from s2t_ext.cli.adapting.stages import Adaptation
 from s2t_ext.cli.common import one_line_errors, show
-from s2t_ext.cli.options import AsJson, DtypeName, TeacherCacheDir, TeacherModelName, TeacherPath
+from s2t_ext.cli.options import (
+    AsJson,
+    DtypeName,
+    LearnFrom,
+    TeacherCacheDir,
+    TeacherModelName,
+    TeacherPath,
+)
 
 
 def adapt(
@@ -48,9 +55,19 @@ def adapt(
     test_problems: Annotated[
         int | None, typer.Option(help="Problems of the test; default: 100 of a task, else all.")
     ] = None,
+    learn_from: Annotated[
+        LearnFrom | None,
+        typer.Option(
+            help="Whole answers of the teacher that the answer key confirms (answers), or its "
+            "labels of the student's steps (labels); default: answers where they are known."
+        ),
+    ] = None,
     trigger_rate: Annotated[
         float | None,
-        typer.Option(help="Share of steps to label, and to choose at; default: 0.2."),
+        typer.Option(
+            help="Share of steps to choose at, and to label; default: 0.3 with answers, 0.2 with "
+            "labels."
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Length of an answer; default: 512.")

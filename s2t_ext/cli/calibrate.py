@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,9 @@ def calibrate(
     selector: Annotated[
         str | None, typer.Option(help="Selector folder; the threshold is stored in it.")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File that the threshold is written to, as JSON.")
+    ] = None,
     rate: Annotated[float, typer.Option(help="Share of steps that should trigger.")] = 0.01,
     trigger: Annotated[CalibratedTrigger, typer.Option(help="Whose threshold.")] = "entropy",
     max_new_tokens: Annotated[int, typer.Option(help="Length of the rollouts.")] = 256,
@@ -47,6 +51,7 @@ def calibrate(
             raise ValueError(f"calibrate: rate must be in (0, 1), got {rate}")
         check_path("--model", model)
         import s2t_ext
+        from s2t_ext.runs.files import write_atomically
 
         student, tokenizer = load_model(model, dtype)
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
@@ -63,6 +68,9 @@ def calibrate(
         )
         show({"trigger": trigger, **found.to_dict()}, as_json)
         _warn_of_few(found.rate, found.tokens)
+        if output is not None:
+            content = {"trigger": trigger, **found.to_dict()}
+            write_atomically(output, json.dumps(content, indent=2) + "\n")
         if chosen is not None and selector is not None:
             chosen.save_pretrained(selector)
             wrote(selector, f"s2t-ext generate --model {model} --selector {selector} --prompt TEXT")

@@ -48,9 +48,9 @@ def evaluate(
         list[str],
         typer.Option(
             help="greedy, adapted, maj@K, teacher, takeover, s2t, s2t-local or s2t-local-pps (the "
-            "last four with @LABEL for results of another selector or trigger in the same folder, "
-            "and options of their own: s2t@LABEL:trigger=entropy,threshold=0.43); give the option "
-            "again for more."
+            "last five with @LABEL for results of another teacher, selector or trigger in the same "
+            "folder, the last four with options of their own: "
+            "s2t@LABEL:trigger=entropy,threshold=0.43); give the option again for more."
         ),
     ],
     selector: SelectorPath = None,

@@ -23,6 +23,7 @@ _SECTION_OF = {
         ("prompt", "prompts", "system", "use_chat_template", "task", "problems", "split"), INPUT
     ),
     **dict.fromkeys(("config", "test", "test_problems", "calibration_problems"), INPUT),
+    **dict.fromkeys(("learn_from",), INPUT),
     **dict.fromkeys(("adapt dtype",), MODELS),
     **dict.fromkeys(("chooser",), DECODING),
     **dict.fromkeys(("collection", "held_out", "held_out_by", "rollouts_from"), INPUT),

@@ -24,6 +24,7 @@ SplitName = Literal["held_out", "train", "all"]
 CollectedSteps = Literal["kl", "entropy", "either"]
 HeldOutBy = Literal["group", "prompt"]
 KeptAnswers = Literal["right", "majority"]
+LearnFrom = Literal["answers", "labels"]
 RolloutPolicy = Literal["greedy", "sampling", "s2t", "s2t-local"]
 MethodName = Literal["lora", "rows", "full"]
 ObjectiveName = Literal["selector", "tokens"]
@@ -67,8 +68,8 @@ SystemPrompt = Annotated[
 TeacherPath = Annotated[
     str | None,
     typer.Option(
-        help="Larger model: folder, hub repository, or the address of a completions server "
-        "(http://...).",
+        help="Larger model: folder, hub repository, the address of a completions server "
+        "(http://...); or an adapter that ships (s2t_ext/NAME).",
         rich_help_panel=TEACHER,
         metavar="TEACHER",
     ),

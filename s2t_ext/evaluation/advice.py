@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from s2t_ext.runs.statistics import mcnemar_power
@@ -10,7 +11,7 @@ from s2t_ext.runs.statistics import mcnemar_power
 LEVEL = 0.05
 
 
-def recommend(summary: dict[str, Any]) -> str:
+def recommend(summary: dict[str, Any], own: Sequence[str] = ()) -> str:
     """Says which policy to use, from the summary of an evaluation.
 
     A policy is recommended instead of greedy decoding if it is right more often and the sign-flip
@@ -19,6 +20,7 @@ def recommend(summary: dict[str, Any]) -> str:
 
     Args:
         summary: See `s2t_ext.evaluation.report.summarize`.
+        own: Policies whose teacher is the student itself with an adapter: they run without one.
 
     Returns:
         The sentence.
@@ -26,8 +28,8 @@ def recommend(summary: dict[str, Any]) -> str:
     entries = summary["policies"]
     if "greedy" not in entries:
         return "Evaluate greedy too: without it there is no bar that a policy must clear."
-    alone = [n for n in entries if n != "greedy" and not asks_teacher(n)]
-    guided = [n for n in entries if asks_teacher(n)]
+    guided = [name for name in entries if asks_teacher(name) and name not in own]
+    alone = [name for name in entries if name != "greedy" and name not in guided]
     best = _best(summary, alone, "greedy")
     if best is not None:
         pace = entries[best]["seconds"] / max(entries["greedy"]["seconds"], 1e-9)

@@ -12,8 +12,8 @@ from s2t_ext.rollouts import PLAIN
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.triggers import TRIGGERS
 
-#: "maj@K" takes any K, and those that choose any label behind an @, so that results of several
-#: selectors or triggers can stand in one folder; the others are exact names.
+#: "maj@K" takes any K, and the teacher and those that choose any label behind an @, so that results
+#: of several teachers, selectors or triggers can stand in one folder; the others are exact names.
 POLICIES = (
     "greedy",
     "adapted",
@@ -70,7 +70,8 @@ def make_policy(
     """A policy of the paper by its name.
 
     Args:
-        name: One of `POLICIES`, "maj@K", or one that chooses with a label: "s2t-local@rows".
+        name: One of `POLICIES`, "maj@K", or one that chooses, or the teacher, with a label:
+            "s2t-local@rows".
             "adapted" is greedy decoding by the selector's adapter. Those that choose take options
             of their own behind a colon, before the arguments below:
             "s2t@entropy:trigger=entropy,threshold=0.43"; see `split_policy`.
@@ -96,7 +97,7 @@ def make_policy(
     if name == "adapted":
         config = S2TConfig(trigger="never", proposer="adapted")
         return Policy(name, config, needs_selector=True)
-    if name == "teacher":
+    if re.fullmatch(r"teacher(@[\w.-]+)?", name):
         return Policy(name, PLAIN, by_teacher=True, needs_teacher=True)
     name, own = split_policy(name)
     guided = re.fullmatch(r"(s2t|takeover)(@[\w.-]+)?", name)

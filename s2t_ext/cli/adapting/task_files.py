@@ -1,4 +1,4 @@
-"""The two files of a task: prompts to learn from, and problems to be tested on."""
+"""The files of a task: prompts, or questions, to learn from, and problems to be tested on."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ TEST_SHARE = 0.25
 #: Not a collection's: what is learnt from has a held-out part of its own.
 SALT = "test of a task"
 PROMPTS_NAME, TEST_NAME = "prompts.jsonl", "test.jsonl"
+#: The same as the prompts, with their answers, where all are known.
+QUESTIONS_NAME = "questions.jsonl"
 #: The first of the prompts, which are enough for a quantile.
 CALIBRATION_NAME, CALIBRATION_PROMPTS = "calibration.jsonl", 64
 
@@ -68,6 +70,18 @@ class TaskSource:
             test_split=str(evaluate.get("split", "held_out")),
         )
 
+    def has_answers(self) -> bool:
+        """Whether the answers to all that is learnt from are known."""
+        if self.prompts is None:
+            return True
+        if self.prompts.suffix != ".jsonl":
+            return False
+        try:
+            items = [json.loads(line) for line in _lines(self.prompts)]
+        except json.JSONDecodeError:
+            return False  # what reads it as prompts says so
+        return all(isinstance(i, dict) and "question" in i and "answer" in i for i in items)
+
     def __post_init__(self) -> None:
         if (self.prompts is None) == (self.task is None):
             raise ValueError("one of --prompts and --task must be given, got both or none")
@@ -82,8 +96,9 @@ class TaskSource:
 
 
 def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
-    """Writes prompts.jsonl, calibration.jsonl with the first of them, and test.jsonl if the test is
-    a part of a file; no prompt is learnt from and in the test.
+    """Writes prompts.jsonl, questions.jsonl where answers are known, calibration.jsonl with the
+    first of the prompts, and test.jsonl if the test is a part of a file; no prompt is learnt from
+    and in the test.
 
     Args:
         source: Of the task.
@@ -111,7 +126,31 @@ def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
     lines = [json.dumps({"prompt": p.text, "group": p.group}) + "\n" for p in learnt]
     write_atomically(folder / PROMPTS_NAME, "".join(lines))
     write_atomically(folder / CALIBRATION_NAME, "".join(lines[:CALIBRATION_PROMPTS]))
+    if source.has_answers():
+        known = _questions(source)
+        lines = [json.dumps(known[prompt.text]) + "\n" for prompt in learnt]
+        write_atomically(folder / QUESTIONS_NAME, "".join(lines))
     return test
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text("utf-8").split("\n") if line.strip()]
+
+
+def _questions(source: TaskSource) -> dict[str, dict[str, str]]:
+    """{"question", "answer"}, as `load_task` reads them, by their prompts."""
+    from s2t_ext.evaluation.tasks import load_task
+
+    if source.task is not None:
+        found = load_task(source.task, source.problems or 300, seed=source.seed, split="train")
+    else:
+        found = load_task(str(source.prompts))
+    return {
+        p.prompt: dict(
+            question=p.prompt, answer=p.answer, kind=p.kind, group=p.group, instruction=""
+        )
+        for p in found
+    }
 
 
 def _task(source: TaskSource) -> tuple[list[Prompt], list[Problem], str]:
@@ -135,7 +174,7 @@ def _files(source: TaskSource, folder: Path) -> tuple[list[Prompt], list[Problem
     if source.prompts.suffix != ".jsonl":
         test = source.test
         return prompts, load_task(str(test)) if test is not None else [], test
-    lines = [one for one in source.prompts.read_text("utf-8").split("\n") if one.strip()]
+    lines = _lines(source.prompts)
     items = [json.loads(line) for line in lines]
     # Questions are asked as the test asks them.
     asked = [
