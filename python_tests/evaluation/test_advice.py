@@ -16,6 +16,7 @@ def results(right, seconds=1.0, teacher=0.0, group=None):
             **dict(key=str(i), task="t", group=group(i) if group else "", correct=i in right),
             **dict(texts=[""], triggers=0, changed=0, seconds=seconds, **COSTS),
             "teacher_forward_passes": teacher,
+            "teacher_steps": teacher,
         }
         for i in range(PROBLEMS)
     ]
@@ -72,9 +73,15 @@ def test_policies_that_ask_a_teacher_stand_apart():
     }
     assert recommend(summarize(found)) == (
         "Use greedy: no other policy that runs without the teacher was tried; with the teacher at "
-        "hand use s2t: 30 of 60 right, 10 by greedy, 20 won, 0 lost, p = 1.9e-06, 53 teacher "
-        "passes a problem."
+        "hand use s2t: 30 of 60 right, 10 by greedy, 20 won, 0 lost, p = 1.9e-06, the teacher "
+        "asked at 53 steps a problem."
     )
+
+
+def test_an_adapter_of_the_student_is_no_teacher():
+    found = {"greedy": results(GREEDY), "s2t@adapter": results(set(range(30)), 2.0, 50.0)}
+    sentence = recommend(summarize(found), own=("s2t@adapter",))
+    assert sentence.startswith("Use s2t@adapter: 30 of 60 right") and "teacher" not in sentence
 
 
 @pytest.mark.parametrize("names", [("s2t-local",), ("s2t-local", "maj@8")])

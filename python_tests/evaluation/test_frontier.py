@@ -52,7 +52,7 @@ def test_points_fire_at_their_rates(tmp_path, teacher, selector):
         for trigger in ("entropy", "margin", "kl"):  # a frozen student: one threshold for both
             names = [f"{one}@{trigger}-0.2" for one in ("s2t", "s2t-local")]
             assert points[names[0]]["threshold"] == points[names[1]]["threshold"]
-    passes = {n: e["teacher_forward_passes"] for n, e in summary["policies"].items()}
+    passes = {n: e["teacher_steps"] for n, e in summary["policies"].items()}
     for rate in ("0.2", "0.6"):  # at triggered steps; at every step
         assert 0 < passes[f"s2t@entropy-{rate}"] < passes[f"s2t@kl-{rate}"]
     assert passes["s2t-local@entropy-0.2"] == 0 < passes["s2t-local@kl-0.2"]

@@ -46,6 +46,7 @@ def test_every_policy_decodes_as_it_says(tmp_path):
         entry = summary["policies"][policy.name]
         assert 0 < entry["change_rate"] <= entry["trigger_rate"] < 1
         assert (entry["teacher_forward_passes"] > 0) == policy.needs_teacher
+        assert (entry["teacher_steps"] > 0) == policy.needs_teacher
     assert len(summary["comparisons"]) == 10
     pair = summary["comparisons"][0]
     assert (pair["first"], pair["second"]) == ("teacher", "greedy")

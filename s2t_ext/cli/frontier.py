@@ -153,7 +153,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
             row["policy"],
             f"{row['trigger_rate']:.1%}",
             f"{accuracy['value']:.3f} ({accuracy['low']:.2f} to {accuracy['high']:.2f})",
-            f"{row['teacher_forward_passes']:.0f}",
+            f"{row['teacher_steps']:.0f}",
             f"{row['tokens_through_model']:.0f}",
             f"{row['seconds']:.1f}",
             *(str(row.get(name, "")) for name in ("wins", "losses")),

@@ -46,10 +46,11 @@ def recommend(summary: dict[str, Any], own: Sequence[str] = ()) -> str:
         sentence = "Use greedy: no other policy that runs without the teacher was tried"
     helped = _best(summary, guided, best or "greedy")
     if helped is not None:
-        passes = entries[helped]["teacher_forward_passes"]
+        asked = entries[helped]["teacher_steps"]
         sentence += (
             f"; with the teacher at hand use {helped}: "
-            f"{_against(summary, helped, best or 'greedy')}, {passes:.0f} teacher passes a problem"
+            f"{_against(summary, helped, best or 'greedy')}, the teacher asked at {asked:.0f} "
+            "steps a problem"
         )
     return sentence + "."
 

@@ -11,7 +11,7 @@ from s2t_ext.runs.files import write_atomically
 
 #: Axes of the picture: what is paid, and its name.
 COSTS = (
-    ("teacher_forward_passes", "teacher passes per problem"),
+    ("teacher_steps", "steps per problem that ask the teacher"),
     ("tokens_through_model", "student's tokens per problem"),
     ("seconds", "seconds per problem"),
 )
@@ -49,7 +49,7 @@ def frontier_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:
 def frontier_markdown(rows: list[dict[str, Any]]) -> str:
     """The rows as a Markdown table."""
     lines = [
-        "| policy | threshold | triggered | accuracy (95 %) | teacher passes | tokens through "
+        "| policy | threshold | triggered | accuracy (95 %) | teacher asked | tokens through "
         "model | seconds | won / lost against greedy | template p |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
@@ -60,10 +60,14 @@ def frontier_markdown(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {row['policy']} | {threshold} | {row['trigger_rate']:.1%} | "
             f"{accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}] | "
-            f"{row['teacher_forward_passes']:.1f} | {row['tokens_through_model']:.0f} | "
+            f"{row['teacher_steps']:.0f} | {row['tokens_through_model']:.0f} | "
             f"{row['seconds']:.1f} | {pair} |"
         )
-    lines += ["", "Costs are means per problem; passes of a batch are shared by its rows."]
+    lines += [
+        "",
+        "Costs are means per problem. Teacher asked: steps at which it was, its forward passes if "
+        "the problem were decoded alone.",
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -50,6 +50,18 @@ class Policy:
     temperature: float = 0.0
     top_p: float = 1.0
 
+    def teacher_steps(self, steps: int, triggers: int) -> int:
+        """At how many of the steps of an answer the teacher was asked.
+
+        Args:
+            steps: All of them.
+            triggers: Those that needed a choice.
+        """
+        if not self.needs_teacher:
+            return 0
+        at_every_step = self.by_teacher or TRIGGERS[self.config.trigger].reads_teacher
+        return steps if at_every_step else triggers
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)

@@ -34,6 +34,8 @@ class Answer:
         tokens_through_model: Of the student.
         teacher_forward_passes: Of the teacher; calls of a batch are shared by its rows.
         seconds: Wall-clock time.
+        teacher_steps: Steps of this problem at which the teacher was asked: its passes if the
+            problem were decoded alone.
     """
 
     texts: list[str]
@@ -46,6 +48,7 @@ class Answer:
     tokens_through_model: float
     teacher_forward_passes: float
     seconds: float
+    teacher_steps: int = 0
     ended_by_choice: int = 0
 
 
@@ -158,17 +161,20 @@ class PolicyRunner:
         answers = []
         for b in range(count):
             rows = record.rows[b * policy.paths : (b + 1) * policy.paths]
+            steps = sum(row.steps for row in rows)
+            triggers = sum(len(row.triggered_steps) for row in rows)
             answers.append(
                 Answer(
                     texts=[self.tokenizer.decode(r.tokens, skip_special_tokens=True) for r in rows],
-                    tokens=sum(row.steps for row in rows),
+                    tokens=steps,
                     truncated=sum(row.steps >= self.max_new_tokens for row in rows),
-                    steps=sum(row.steps for row in rows),
-                    triggers=sum(len(row.triggered_steps) for row in rows),
+                    steps=steps,
+                    triggers=triggers,
                     changed=sum(len(row.changed_steps) for row in rows),
                     forward_passes=passes / count,
                     tokens_through_model=through / count,
                     teacher_forward_passes=teacher / count,
+                    teacher_steps=policy.teacher_steps(steps, triggers),
                     seconds=rollouts.seconds / count,
                     ended_by_choice=sum(row.ended_by_choice for row in rows),
                 )

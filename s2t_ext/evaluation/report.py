@@ -15,6 +15,7 @@ COSTS = (
     "forward_passes",
     "tokens_through_model",
     "teacher_forward_passes",
+    "teacher_steps",
     "seconds",
 )
 
@@ -62,7 +63,7 @@ def _entry(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "correct": correct,
         "accuracy": wilson(correct, count).to_dict(),
         "cluster_accuracy": _cluster_accuracy(rows),
-        **{name: sum(row[name] for row in rows) / count for name in COSTS},
+        **{name: sum(row.get(name, 0) for row in rows) / count for name in COSTS},
         "trigger_rate": sum(row["triggers"] for row in rows) / max(1, steps),
         "change_rate": sum(row["changed"] for row in rows) / max(1, steps),
         "ended_by_choice": sum(row.get("ended_by_choice", 0) for row in rows) / max(1, paths),
@@ -89,8 +90,9 @@ def markdown(summary: dict[str, Any]) -> str:
     """The summary as Markdown tables."""
     lines = [
         "| policy | accuracy (95 %) | correct | tokens | passes | tokens through model | "
-        "teacher passes | triggered | changed | ended by a choice | cut off | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "teacher passes | teacher asked | triggered | changed | ended by a choice | cut off | "
+        "seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(name, entry) for name, entry in summary["policies"].items()]
     tasks = [
@@ -123,7 +125,11 @@ def markdown(summary: dict[str, Any]) -> str:
         )
     if summary["comparisons"]:
         lines += ["", _power(summary["comparisons"])]
-    lines += ["", "Tokens, passes and seconds are means per problem; passes of a batch are shared."]
+    lines += [
+        "",
+        "Tokens, passes and seconds are means per problem; passes of a batch are shared. Teacher "
+        "asked: steps of a problem at which it was, its passes if the problem were decoded alone.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -145,7 +151,8 @@ def _line(name: str, entry: dict[str, Any]) -> str:
     return (
         f"| {name} | {_accuracy(entry)} | {_correct(entry)} | {entry['tokens']:.0f} | "
         f"{entry['forward_passes']:.1f} | {entry['tokens_through_model']:.0f} | "
-        f"{entry['teacher_forward_passes']:.1f} | {entry['trigger_rate']:.1%} | "
+        f"{entry['teacher_forward_passes']:.1f} | {entry['teacher_steps']:.0f} | "
+        f"{entry['trigger_rate']:.1%} | "
         f"{entry['change_rate']:.1%} | {entry['ended_by_choice']:.1%} | "
         f"{entry['truncated']:.1%} | {entry['seconds']:.1f} |"
     )
