@@ -54,7 +54,8 @@ class S2TConfig:
     #: 0 takes the best score; above 0 samples softmax(score / score_temperature).
     score_temperature: float = 0.0
     #: Another candidate takes the place of the first one only if its total score is higher by more
-    #: than this; 0 asks for no margin. Of select="local".
+    #: than this; 0 asks for no margin. The total is the selector's, or, for select="teacher", the
+    #: teacher's log-probability (nats).
     override_margin: float = 0.0
     #: How candidates share a step: one tree forward, one batch-expanded forward, or whichever the
     #: self-test allows.

@@ -127,16 +127,19 @@ def test_one_run_with_several_triggers(tmp_path):
     teacher, selector = Teacher.from_model(teacher_model()), make_selector(tiny_model("llama"))
     names = ["s2t@low:trigger=entropy,threshold=0.5,k=3", "s2t@no:trigger=entropy,threshold=1e9"]
     names += ["s2t-local@r:trigger=random,threshold=0.5"]
+    names.append("s2t@m:trigger=always,override_margin=1e9")
     names.append("s2t-local@m:trigger=margin,threshold=0.5,override_margin=0.1")
     summary = run(tmp_path / "all", names, teacher=teacher, selector=selector)
-    assert set(summary["policies"]) == {"s2t@low", "s2t@no", "s2t-local@r", "s2t-local@m"}
+    assert set(summary["policies"]) == {"s2t@low", "s2t@no", "s2t@m", "s2t-local@r", "s2t-local@m"}
+    assert summary["policies"]["s2t@m"]["trigger_rate"] > 0.5
+    assert summary["policies"]["s2t@m"]["change_rate"] == 0
     alone = make_policy("s2t@low", k=3, teacher_trigger="entropy", teacher_threshold=0.5)
     run(tmp_path / "one", [alone], teacher=teacher)
     texts = [[r["texts"] for r in results(tmp_path / f, "s2t@low")] for f in ("all", "one")]
     assert texts[0] == texts[1]
     rates = [summary["policies"][n]["trigger_rate"] for n in ("s2t@low", "s2t@no")]
     assert rates[0] > rates[1] == 0.0
-    config = make_policy(names[3], selector=selector).config
+    config = make_policy(names[-1], selector=selector).config
     assert (config.trigger, config.threshold, config.override_margin) == ("margin", 0.5, 0.1)
 
 
@@ -149,7 +152,7 @@ def test_one_run_with_several_triggers(tmp_path):
         ("s2t:threshold=low", "got 'threshold=low'"),
         ("s2t:trigger=entropy", "threshold must be given with trigger=entropy"),
         ("s2t:trigger=colour,threshold=1", "trigger must be one of"),
-        ("s2t:override_margin=0.1", "left out where the teacher chooses, got 0.1"),
+        ("takeover:override_margin=0.1", "left out where the teacher writes, got 0.1"),
         ("greedy:k=3", "policies must be among .*got 'greedy'"),
     ],
 )

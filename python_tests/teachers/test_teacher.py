@@ -51,6 +51,17 @@ def test_kl_trigger_equals_recomputing(student, teacher, select, padded):
     assert record.teacher_forward_passes == max(row.steps for row in record.rows) - 2
 
 
+@pytest.mark.parametrize("student", ["llama", "mamba2"])
+def test_override_margin(student):
+    """The teacher's candidate is taken only where it is likelier by more than the margin (nats)."""
+    small, large, inputs = tiny_model(student), teacher_model(), prompts(True)
+    always = dict(select="teacher", trigger="always", k=4, warmup_steps=0)
+    free = check(small, large, inputs, S2TConfig(**always))
+    record = check(small, large, inputs, S2TConfig(**always, override_margin=0.3))
+    assert free.refused_overrides == 0 < record.refused_overrides
+    assert 0 < record.changed_tokens <= record.triggers - record.refused_overrides
+
+
 @pytest.mark.parametrize("padded", [False, True], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("select", ["teacher", "takeover"])
 @pytest.mark.parametrize("trigger", ["entropy", "random", "always"])

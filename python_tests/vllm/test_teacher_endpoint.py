@@ -64,6 +64,7 @@ CASES = {
     "entropy": {"s2t_trigger": "entropy", "s2t_threshold": 3.6, "s2t_warmup_steps": 3},
     "margin": {"s2t_trigger": "margin", "s2t_threshold": 0.1, "s2t_warmup_steps": 0},
     "always": {"s2t_trigger": "always", "s2t_warmup_steps": 2, "s2t_k": 4},
+    "with a margin": {"s2t_trigger": "always", "s2t_override_margin": 0.2, "s2t_k": 4},
     "random": {"s2t_trigger": "random", "s2t_threshold": 0.4, "s2t_warmup_steps": 0},
     "never": {"s2t_trigger": "never"},
 }

@@ -82,6 +82,10 @@ def longest_prompt(tokenizer: Any, texts: Sequence[str], use_chat_template: bool
     return max(len(ids) for ids in prompt_ids(tokenizer, texts))
 
 
+#: Tokens of an engine step on a CPU, at least; vLLM's own number there.
+_BATCHED_TOKENS = 4096
+
+
 def load_engine(
     model: str,
     dtype: str,
@@ -102,8 +106,14 @@ def load_engine(
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm import LLM
+    from vllm.platforms import current_platform
 
     options: dict[str, Any] = {"dtype": dtype, "max_model_len": length}
+    if current_platform.is_cpu():
+        # vLLM winds a sampled request's generator back after a part of its prompt, which those of a
+        # CPU cannot ("CPU Generator does not use offset"): prompts stay whole.
+        batched = max(length, _BATCHED_TOKENS)
+        options |= {"enable_chunked_prefill": False, "max_num_batched_tokens": batched}
     if selector is not None:
         decoding = {**(config.to_dict() if config else {"trigger": "never"}), "selector": selector}
         options["worker_cls"] = "s2t_ext.vllm.Worker"

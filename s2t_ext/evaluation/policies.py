@@ -195,9 +195,9 @@ def _with_own(config: S2TConfig, own: Mapping[str, Any], selector: Selector | No
                 "selector has a calibrated one, got none"
             )
         own = {"threshold": None, **own}
-    if selector is None and "override_margin" in own:
+    if config.select == "takeover" and "override_margin" in own:
         raise ValueError(
-            "evaluate: override_margin must be left out where the teacher chooses, got "
+            "evaluate: override_margin must be left out where the teacher writes, got "
             f"{own['override_margin']}"
         )
     return replace(config, **own)

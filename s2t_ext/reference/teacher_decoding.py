@@ -100,7 +100,12 @@ def _next_token(
     if config.select == "takeover":
         return int(answer.teacher_argmax)
     if config.select == "teacher":
-        return int(likely.ids[0, answer.candidate_logprobs[0].argmax()])  # first of equals
+        logprobs = answer.candidate_logprobs[0]
+        best = int(logprobs.argmax())  # first of equals
+        keeps = (
+            config.override_margin > 0 and not logprobs[best] - logprobs[0] > config.override_margin
+        )
+        return int(likely.ids[0, 0 if keeps else best])
     assert selector is not None
     return _best_candidate(student, prefix, likely, selector, config.override_margin)
 

@@ -128,6 +128,8 @@ async def _complete(
 ) -> Answer:
     """One request to the engine after another, until the answer ends."""
     answer, ends = Answer(), _end_tokens(engine, request)
+    # The server's own margin is of its selector's totals.
+    margin = float(request.vllm_xargs.get("s2t_override_margin", 0.0))
     most = min(request.max_tokens, engine.model_config.max_model_len - len(prompt))
     for part in itertools.count():
         part_name, done = f"{name}-{part}", len(answer.token_ids)
@@ -143,6 +145,8 @@ async def _complete(
             prefix = [*prompt, *answer.token_ids]
             scores = await asyncio.to_thread(teacher.candidate_logprobs, prefix, candidates)
             best = scores.index(max(scores))  # of equals the likelier
+            if margin and not scores[best] - scores[0] > margin:
+                best = 0
             answer.token_ids.append(candidates[best])
             answer.triggers += 1
             answer.changed += best > 0

@@ -43,8 +43,8 @@ class TeacherView:
 
 
 class TeacherSelection:
-    """S2T: y_t = argmax over the candidates of p_teacher(c | s_t). Takeover: the teacher's own
-    argmax.
+    """S2T: y_t = argmax over the candidates of p_teacher(c | s_t), if it is above that of the first
+    by the override margin. Takeover: the teacher's own argmax.
     """
 
     wants_candidate_cache = False
@@ -85,4 +85,16 @@ class TeacherSelection:
             seed=state.seed,
             position=state.position,
         )
-        return Choice(chosen.token, chosen.slot, answer.candidate_logprobs)
+        scores, margin = answer.candidate_logprobs, self.config.override_margin
+        if margin == 0:
+            return Choice(chosen.token, chosen.slot, scores)
+        refused = _is_refused(scores, chosen.slot, margin)
+        tokens = torch.where(refused, ids[:, 0], chosen.token)
+        return Choice(tokens, chosen.slot.masked_fill(refused, 0), scores, refused=refused)
+
+
+def _is_refused(scores: torch.Tensor, slot: torch.Tensor, margin: float) -> torch.Tensor:
+    """Bool [batch]: the choice is not better than the first candidate by more than the margin."""
+    first, chosen = scores[:, 0], scores.gather(1, slot.clamp_min(0)[:, None]).squeeze(1)
+    # -inf: a first candidate that the teacher does not know is not kept.
+    return (slot > 0) & (first > -torch.inf) & ~(chosen - first > margin)
