@@ -9,6 +9,7 @@ from models import add_adapter, build_model, make_selector, make_tokenizer, tiny
 
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
+from s2t_ext.cli.common import decoding_config
 from s2t_ext.cli.printer import CHANGED, RESET, TRIGGERED
 from s2t_ext.generation import generate
 from s2t_ext.hf.identity import describe_base_model
@@ -187,3 +188,14 @@ def test_generate_writes_a_page_for_every_prompt(folders, tmp_path):
     assert f"wrote {tmp_path / 'page-1.html'}" in stderr.replace("\n", "")
     assert '"prompt": "Hello"' in pages["page-1.html"]
     assert '"triggered": true' in pages["page-0.html"]
+
+
+def test_a_margin_belongs_to_who_chooses(tmp_path):
+    """A selector's is in units of its scores; the teacher's are log-probabilities."""
+    model = tiny_model("llama")
+    selector = make_selector(model)
+    selector.decoding = S2TConfig(trigger="always", override_margin=0.25)
+    selector.save_pretrained(tmp_path)
+    assert decoding_config(str(tmp_path), "T").override_margin == 0.25
+    assert decoding_config(str(tmp_path), "T", select="local").override_margin == 0.25
+    assert decoding_config(str(tmp_path), "T", select="teacher").override_margin == 0.0

@@ -164,6 +164,8 @@ def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> 
         base = S2TConfig(trigger="never")
     if changes.get("trigger", base.trigger) != base.trigger:
         changes.setdefault("threshold", None)  # one trigger's says nothing about another
+    if changes.get("select", base.select) != base.select:
+        changes.setdefault("override_margin", 0.0)  # in units of what would have chosen
     config = dataclasses.replace(base, **changes)
     if teacher is None and (config.select != "local" or config.trigger == "kl"):
         raise ValueError("--teacher must be given for --select teacher or --trigger kl, got none")

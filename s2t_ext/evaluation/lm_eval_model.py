@@ -63,6 +63,8 @@ class S2TLM(HFLM):
         given = dict(k=k, trigger=trigger, threshold=threshold, select=select, proposer=proposer)
         base = (chosen.decoding if chosen is not None else None) or S2TConfig()
         config = {**base.to_dict(), **{n: v for n, v in given.items() if v is not None}}
+        if config["select"] != base.select:
+            config["override_margin"] = 0.0  # in units of what would have chosen
         self._s2t = (
             S2TConfig.from_dict(config),
             chosen,
