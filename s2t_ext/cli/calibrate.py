@@ -66,10 +66,10 @@ def calibrate(
             batch_size=batch_size,
             use_chat_template=use_chat_template,
         )
-        show({"trigger": trigger, **found.to_dict()}, as_json)
+        content = {"trigger": trigger, **found.to_dict()}
+        show(content, as_json)
         _warn_of_few(found.rate, found.tokens)
         if output is not None:
-            content = {"trigger": trigger, **found.to_dict()}
             write_atomically(output, json.dumps(content, indent=2) + "\n")
         if chosen is not None and selector is not None:
             chosen.save_pretrained(selector)

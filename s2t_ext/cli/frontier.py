@@ -90,13 +90,14 @@ def frontier(
             check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)
         import s2t_ext
         from s2t_ext.evaluation.frontier_report import frontier_rows
+        from s2t_ext.evaluation.tasks import SEEDS
 
         some = s2t_ext.load_task(task, problems, seed=seed, split=split)
         if task.endswith(".jsonl") or task == "humaneval":
             calibration = some[:calibration_problems]
         else:
             # Another seed, so that the problems of a train split are not calibrated on.
-            other = seed if split == "held_out" else seed + 1
+            other = seed if split == "held_out" else (seed + 1) % SEEDS
             calibration = s2t_ext.load_task(task, calibration_problems, seed=other, split="train")
         student, tokenizer = load_model(model, dtype)
         large = None

@@ -15,7 +15,6 @@ COSTS = (
     "forward_passes",
     "tokens_through_model",
     "teacher_forward_passes",
-    "teacher_steps",
     "seconds",
 )
 
@@ -63,7 +62,8 @@ def _entry(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "correct": correct,
         "accuracy": wilson(correct, count).to_dict(),
         "cluster_accuracy": _cluster_accuracy(rows),
-        **{name: sum(row.get(name, 0) for row in rows) / count for name in COSTS},
+        **{name: sum(row[name] for row in rows) / count for name in COSTS},
+        "teacher_steps": sum(row.get("teacher_steps", 0) for row in rows) / count,
         "trigger_rate": sum(row["triggers"] for row in rows) / max(1, steps),
         "change_rate": sum(row["changed"] for row in rows) / max(1, steps),
         "ended_by_choice": sum(row.get("ended_by_choice", 0) for row in rows) / max(1, paths),

@@ -71,6 +71,10 @@ class Problem:
         return asdict(self)
 
 
+#: How many seeds a task has.
+SEEDS = 1000
+
+
 def load_task(
     name: str, count: int | None = None, *, seed: int = 0, split: str = "held_out"
 ) -> list[Problem]:
@@ -91,8 +95,8 @@ def load_task(
     """
     if split not in SPLITS:
         raise ValueError(f"load_task: split must be one of {', '.join(SPLITS)}, got {split!r}")
-    if not 0 <= seed < 1000:
-        raise ValueError(f"load_task: seed must be in [0, 999], got {seed}")
+    if not 0 <= seed < SEEDS:
+        raise ValueError(f"load_task: seed must be in [0, {SEEDS - 1}], got {seed}")
     if count is not None and count < 1:
         raise ValueError(f"load_task: count must be at least 1, got {count}")
     if name == "humaneval":

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Share of the questions of a file that are kept for the test.
 TEST_SHARE = 0.25
+#: Prompts of a task that are learnt from where nobody says how many.
+LEARNT = 300
 #: Not a collection's: what is learnt from has a held-out part of its own.
 SALT = "test of a task"
 PROMPTS_NAME, TEST_NAME = "prompts.jsonl", "test.jsonl"
@@ -142,7 +144,7 @@ def _questions(source: TaskSource) -> dict[str, dict[str, str]]:
     from s2t_ext.evaluation.tasks import load_task
 
     if source.task is not None:
-        found = load_task(source.task, source.problems or 300, seed=source.seed, split="train")
+        found = load_task(source.task, source.problems or LEARNT, seed=source.seed, split="train")
     else:
         found = load_task(str(source.prompts))
     return {
@@ -160,7 +162,7 @@ def _task(source: TaskSource) -> tuple[list[Prompt], list[Problem], str]:
     tested = load_task(
         source.task, source.test_problems, seed=source.test_seed, split=source.test_split
     )
-    return task_prompts(source.task, source.problems or 300, source.seed), tested, source.task
+    return task_prompts(source.task, source.problems or LEARNT, source.seed), tested, source.task
 
 
 def _files(source: TaskSource, folder: Path) -> tuple[list[Prompt], list[Problem], Path | None]:

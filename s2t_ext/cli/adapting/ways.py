@@ -21,7 +21,7 @@ class Way:
     Args:
         output: Folder of the run.
         options: Those for all commands.
-        distill: Those of `distill`, with the defaults.
+        distill: Those of `distill`.
     """
 
     #: Share of the steps to choose at.
@@ -35,7 +35,7 @@ class Way:
 
     def __init__(self, output: Path, options: dict[str, Any], distill: dict[str, Any]) -> None:
         self.output, self.options = output, options
-        self.method = str({**self.defaults["distill"], **options, **distill}.get("method"))
+        self.distill = {**self.defaults["distill"], **options, **distill}
 
     def check(self, sections: dict[str, dict[str, Any]]) -> None:
         """Raises ValueError for options that this way cannot use."""
@@ -83,6 +83,11 @@ class FromLabels(Way):
         """See `Way.check`."""
         if sections["distill"].get("objective", "selector") != "selector":
             raise ValueError("--config: distill must train a selector here, got another objective")
+
+    @property
+    def method(self) -> str:
+        """Of `distill`."""
+        return str(self.distill["method"])
 
     def has_stage(self, stage: str, section: dict[str, Any], is_tested: bool) -> bool:
         """See `Way.has_stage`."""
