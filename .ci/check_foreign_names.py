@@ -62,11 +62,12 @@ def deep_imports(tree: ast.Module) -> list[tuple[int, str]]:
     """(line, module) of imports below transformers' top level."""
     found = []
     for node in ast.walk(tree):
-        modules = []
         if isinstance(node, ast.ImportFrom) and node.level == 0:
             modules = [node.module or ""]
         elif isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
+        else:
+            continue
         found += [(node.lineno, name) for name in modules if name.startswith("transformers.")]
     return found
 

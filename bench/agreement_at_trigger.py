@@ -62,7 +62,9 @@ def main():
     parser.add_argument("selectors", type=Path, nargs="+")
     parser.add_argument("--threshold", type=float, default=1.1725, help="nats")
     options = parser.parse_args()
-    states, *columns, fires = load(Collection(options.collection), options.run, options.threshold)
+    states, logprobs, mask, teacher, fires = load(
+        Collection(options.collection), options.run, options.threshold
+    )
     none = torch.zeros(0)
     print("| selector (prior weight) | groups | agreement | student | gained / lost |")
     print("|---|---|---|---|---|")
@@ -70,7 +72,7 @@ def main():
         selector = Selector.from_pretrained(folder)
         scores = scores_of(selector, states)
         for where, own in (("trigger fires", fires), ("elsewhere", ~fires)):
-            part = HeldOut(scores[own], *(c[own] for c in columns), none, none, none)
+            part = HeldOut(scores[own], logprobs[own], mask[own], teacher[own], none, none, none)
             found = part.quality(selector.prior_weight, 0.0)
             print(
                 f"| {folder.resolve().parent.name}/{folder.name} ({selector.prior_weight:.2f}) | "

@@ -8,16 +8,16 @@ steps, in which a row that needs no choice costs one token; and with padded ones
 K.
 """
 
-import dataclasses
 import os
 import statistics
 import time
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from bench_generate import MODEL, selector_for
-from harness import config_at_rate, write_results
+from harness import config_at_rate, rounds_or, write_results
 
 import s2t_ext
 from s2t_ext.decoding.steps import self_test
@@ -25,7 +25,7 @@ from s2t_ext.decoding.steps import self_test
 BATCH = int(os.environ.get("S2T_EXT_BENCH_BATCH", "16"))
 TOKENS = 64
 RATE = 0.05
-ROUNDS = int(os.environ.get("S2T_EXT_BENCH_ROUNDS", "5"))
+ROUNDS = rounds_or(5)
 
 pytestmark = pytest.mark.skipif(
     MODEL is None, reason="set S2T_EXT_BENCH_MODEL to the folder of a causal language model"
@@ -43,15 +43,14 @@ def runs(model, tokens):
     ids = torch.arange(BATCH * 64).view(BATCH, 64) * 97 % 10_000 + 100
     options = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
     selector = selector_for(model)
-    found = self_test.attach(model)
 
     def decode(config, ragged):
-        key, _ = model.__dict__[self_test._ATTRIBUTE]
-        model.__dict__[self_test._ATTRIBUTE] = key, dataclasses.replace(found, ragged=ragged)
-        return s2t_ext.generate(
-            model, ids, s2t=config, selector=selector, seed=0, return_dict_in_generate=True,
-            **options,
-        )  # fmt: skip
+        devices = self_test.RAGGED_DEVICES if ragged else ()
+        with mock.patch.object(self_test, "RAGGED_DEVICES", devices):
+            return s2t_ext.generate(
+                model, ids, s2t=config, selector=selector, seed=0, return_dict_in_generate=True,
+                **options,
+            )  # fmt: skip
 
     config = config_at_rate(RATE, lambda look: decode(look, True))
     return {

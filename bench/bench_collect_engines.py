@@ -149,7 +149,9 @@ def run_labels(arguments, engine):
         if interpreted:
             widen_blocks()
     else:
-        teacher = load_teacher(arguments.teacher, None, None, tokenizer, "float32")
+        teacher = load_teacher(
+            arguments.teacher, None, None, tokenizer, "float32", arguments.student
+        )
     folder = arguments.output / f"labels-{engine}"
     before = len(labelled(folder))
     with Clock() as clock:

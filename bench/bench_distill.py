@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from harness import RESULTS, peak_mib, write_results
+from harness import BENCH, peak_mib, write_results
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
@@ -28,7 +28,7 @@ from s2t_ext.distillation.optimization import denormals_flushed
 from s2t_ext.distillation.packing import pack
 from s2t_ext.distillation.score_head import ScoreHead
 
-sys.path.insert(0, str(RESULTS.parents[1] / "python_tests" / "support"))
+sys.path.insert(0, str(BENCH.parent / "python_tests" / "support"))
 from unpacked_objective import unpacked_objective  # noqa: E402
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import config_at_rate, write_results
+from harness import config_at_rate, rounds_or, write_results
 
 import s2t_ext
 
 TOKENS = 100
-ROUNDS = int(os.environ.get("S2T_EXT_BENCH_ROUNDS", "5"))
+ROUNDS = rounds_or(5)
 RATES = {"never": 0.0, "1 %": 0.01, "10 %": 0.1, "always": 1.0}
 PROMPT = (
     "A train leaves at 9:40 and arrives at 13:05. How long is the journey, and how far does it "

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import torch
-from harness import config_at_rate, peak_mib, write_results
+from harness import config_at_rate, peak_mib, rounds_or, write_results
 from transformers import AutoModelForCausalLM
 
 import s2t_ext
@@ -31,14 +31,14 @@ AXES = {
     "k": (4, 8, 16, 32),
     "rate": (0.0, 0.05, 0.2, 1.0),
 }
-TOKENS, ROUNDS = 32, 5
+TOKENS, ROUNDS = 32, rounds_or(5)
 
 
-def cases():
-    """The base case once, then every other value of every axis."""
+def cases(axes=tuple(AXES)):
+    """The base case once, then every other value of these axes."""
     yield dict(BASE)
-    for axis, values in AXES.items():
-        for value in values:
+    for axis in axes:
+        for value in AXES[axis]:
             if value != BASE[axis]:
                 yield {**BASE, axis: value}
 
@@ -151,6 +151,9 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a causal language model")
+    parser.add_argument(
+        "--axes", nargs="+", choices=AXES, default=list(AXES), help="what to change"
+    )
     parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", type=Path, help="results whose peak memory is missing")
     options = parser.parse_args()
@@ -167,7 +170,7 @@ def main():
         print(table(rows))
         return
     model, rows = load(options.model), []
-    for case in cases():
+    for case in cases(options.axes):
         rows.append(add_memory(options.model, measure(model, case)))
         print(table(rows[-1:]).splitlines()[-1], flush=True)
     name = Path(options.model).name

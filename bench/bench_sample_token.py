@@ -72,7 +72,8 @@ def test_sample_token(compare, num_threads, batch, dtype, kind):
     assert_close(ours.logprob, expected.logprob)
     if kind == "greedy":  # the only kind in which torch draws the same
         token, logprob = composition(inputs[0], **KINDS[kind])
-        assert_close(logprob, expected.logprob, dtype)
+        # torch sums a row of float32 to about 2e-5
+        torch.testing.assert_close(logprob, expected.logprob, atol=1e-4, rtol=1e-4)
         assert_same_bits(
             inputs[0].gather(1, token[:, None]), inputs[0].gather(1, ours.token[:, None])
         )

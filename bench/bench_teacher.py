@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 from bench_generate import PROMPT
-from harness import write_results
+from harness import rounds_or, write_results
 
 import s2t_ext
 
 TOKENS = 64
-ROUNDS = int(os.environ.get("S2T_EXT_BENCH_ROUNDS", "7"))
+ROUNDS = rounds_or(7)
 MODEL, TEACHER = os.environ.get("S2T_EXT_BENCH_MODEL"), os.environ.get("S2T_EXT_BENCH_TEACHER")
 THRESHOLD = 0.88  # nats; about 5 % of the steps of the pair in the README
 

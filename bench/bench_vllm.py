@@ -59,7 +59,7 @@ from vllm import LLM, SamplingParams
 
 import s2t_ext
 
-TRIGGERS = {
+TRIGGERS: dict[str, dict] = {
     "never": {"trigger": "never"},
     **{
         f"{r} %": {"trigger": "random", "threshold": r / 100, "warmup_steps": 0} for r in (1, 5, 20)
@@ -161,7 +161,7 @@ def write_selector(model, folder):
 def make_cases(model, folder, counts_only):
     """Case -> what generates, and with which options; and the engine with our worker."""
     ours = Engine(model, folder)
-    cases = {}
+    cases: dict = {}
     if not counts_only:
         cases[PLAIN] = (Engine(model), None)
     cases["off"] = (ours, {"s2t": "off"})

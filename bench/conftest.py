@@ -25,7 +25,7 @@ def results(request):
     rows = []
     yield rows
     if rows:
-        write_results(request.module.__name__.removeprefix("bench_"), rows)
+        write_results(request.path.stem.removeprefix("bench_"), rows)
 
 
 @pytest.fixture

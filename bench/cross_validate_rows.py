@@ -89,9 +89,9 @@ def train(data, loss, rate, epochs=EPOCHS, seed=0):
 @torch.no_grad()
 def measured(head, data):
     """What the first `DECODED` candidates of the groups get."""
-    hidden, *columns = (column[:, :DECODED] for column in data)
+    hidden, logprobs, mask, teacher = (column[:, :DECODED] for column in data)
     none = torch.zeros(0)
-    return HeldOut(head.scores(hidden), *columns, none, none, none)
+    return HeldOut(head.scores(hidden), logprobs, mask, teacher, none, none, none)
 
 
 def joined(parts):

@@ -20,16 +20,23 @@ import transformers
 
 import s2t_ext
 
-RESULTS = Path(__file__).resolve().parent / "results"
+BENCH = Path(__file__).resolve().parent
+RESULTS = Path(os.environ.get("S2T_EXT_BENCH_RESULTS", BENCH / "results"))
 
 
-def interleaved(implementations, *, rounds=30, seconds=0.02, warmup=3):
+def rounds_or(default):
+    """How many rounds to measure, unless the environment says so."""
+    return int(os.environ.get("S2T_EXT_BENCH_ROUNDS", default))
+
+
+def interleaved(implementations, *, rounds=None, seconds=0.02, warmup=3):
     """Times callables in turn and compares each with each.
 
     Args:
         implementations: Name -> callable without arguments. Check that they agree before calling
             this.
-        rounds: How often each is measured. seconds: Time one measurement lasts, at least.
+        rounds: How often each is measured; 30 if the environment says nothing else.
+        seconds: Time one measurement lasts, at least.
         warmup: Calls before the first round.
 
     Returns:
@@ -39,6 +46,7 @@ def interleaved(implementations, *, rounds=30, seconds=0.02, warmup=3):
     """
     calls = {name: _calls_for(run, seconds, warmup) for name, run in implementations.items()}
     times = {name: [] for name in implementations}
+    rounds = rounds or rounds_or(30)
     for _ in range(rounds):
         for name, run in implementations.items():
             times[name].append(_microseconds(run, calls[name]))
@@ -70,7 +78,7 @@ def config_at_rate(rate, decode, k=8):
 
 
 def write_results(name, rows, folder=None, **context):
-    """Writes one immutable file per run and benchmark under `bench/results/`; returns its path.
+    """Writes one immutable file per run and benchmark into `RESULTS`; returns its path.
 
     Args:
         name: Of the benchmark.
@@ -136,7 +144,7 @@ def _spread(values):
 
 
 def _git(*arguments):
-    command = ["git", "-C", str(RESULTS.parent), *arguments]
+    command = ["git", "-C", str(BENCH), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     return result.stdout.strip()
 

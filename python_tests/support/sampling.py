@@ -38,13 +38,13 @@ def probabilities(row, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> Tensor
 
 
 def run(logits, arguments, blocked_ids=None):
-    return same_everywhere(lambda: ops.sample_token(logits, *arguments, blocked_ids))
+    return same_everywhere(lambda: ops.sample_token(logits, *arguments, blocked_ids=blocked_ids))
 
 
 def check(logits, arguments, blocked_ids=None):
     """Equal to the reference. Only where no number drawn lies within rounding of a boundary."""
     actual = run(logits, arguments, blocked_ids)
-    expected = reference.sample_token(logits, *arguments, blocked_ids)
+    expected = reference.sample_token(logits, *arguments, blocked_ids=blocked_ids)
     assert torch.equal(actual.token, expected.token), f"{actual.token} is not {expected.token}"
     assert_close(actual.logprob, expected.logprob, what="logprob")
     return actual

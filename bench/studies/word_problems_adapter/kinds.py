@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2t_ext import Selector
-from s2t_ext.distillation import DistillConfig
 from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.losses import LossConfig, favourite
 from s2t_ext.distillation.measure import measure
 from s2t_ext.distillation.objective import ObjectiveMaker
+from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.quality.overrides import override_choices
 from s2t_ext.distillation.score_head import ScoreHead
 
