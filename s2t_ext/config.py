@@ -110,6 +110,13 @@ class S2TConfig:
             value = getattr(self, name)
             rule = "be at least 0 and finite"
             require(0.0 <= value < math.inf, "S2TConfig", name, rule, repr(value))
+        require(
+            self.select != "takeover" or self.override_margin == 0.0,
+            "S2TConfig",
+            "override_margin",
+            "be 0 for select='takeover', where the teacher writes",
+            repr(self.override_margin),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain JSON values."""
@@ -127,6 +134,18 @@ class S2TConfig:
             )
         return cls(**options)
 
+    def with_options(self, **options: Any) -> S2TConfig:
+        """The configuration with other options.
+
+        A threshold belongs to its trigger, and an override margin to what chooses: with another
+        `trigger` the threshold, with another `select` the margin is the default, if none is given.
+        """
+        kept = self.to_dict()
+        for name, belongs_to in (("threshold", "trigger"), ("override_margin", "select")):
+            if options.get(belongs_to, kept[belongs_to]) != kept[belongs_to]:
+                del kept[name]
+        return self.from_dict({**kept, **options})
+
     def save_pretrained(self, folder: str | Path) -> Path:
         """Writes the options under "decoding" of `s2t_config.json` in `folder`, keeping its other
         entries.
@@ -140,8 +159,8 @@ class S2TConfig:
     @classmethod
     def from_pretrained(cls, path_or_repo: str | Path, **overrides: Any) -> S2TConfig:
         """Reads the options from a folder or a hub repository; `overrides` replace single
-        options.
+        options, as in `with_options`.
         """
         path = locate_file(path_or_repo, CONFIG_NAME)
         options = read_json(path, "S2TConfig").get("decoding", {})
-        return cls.from_dict({**options, **overrides})
+        return cls.from_dict(options).with_options(**overrides)

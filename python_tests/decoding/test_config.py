@@ -108,6 +108,23 @@ def test_it_is_frozen():
         dataclasses.replace(S2TConfig(), k=0)
 
 
+def test_other_options_take_what_belongs_to_the_old_ones_along(tmp_path):
+    """A threshold is in its trigger's units, a margin in those of what chooses."""
+    config = S2TConfig(trigger="entropy", threshold=1.5, override_margin=0.25)
+    assert config.with_options(k=4) == dataclasses.replace(config, k=4)
+    assert config.with_options(trigger="entropy", select="local") == config
+    other = config.with_options(trigger="margin", select="teacher")
+    assert (other.threshold, other.override_margin) == (None, 0.0)
+    given = config.with_options(
+        trigger="margin", threshold=0.3, select="teacher", override_margin=1
+    )
+    assert (given.threshold, given.override_margin) == (0.3, 1.0)
+    config.save_pretrained(tmp_path)
+    assert S2TConfig.from_pretrained(tmp_path, trigger="margin", select="teacher") == other
+    with pytest.raises(ValueError, match="S2TConfig: options must be among .*, got treshold"):
+        config.with_options(treshold=1.0)
+
+
 def test_unknown_options_are_named():
     with pytest.raises(ValueError) as error:
         S2TConfig.from_dict({"k": 4, "treshold": 1.0, "kk": 2})

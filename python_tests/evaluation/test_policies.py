@@ -152,7 +152,10 @@ def test_one_run_with_several_triggers(tmp_path):
         ("s2t:threshold=low", "got 'threshold=low'"),
         ("s2t:trigger=entropy", "threshold must be given with trigger=entropy"),
         ("s2t:trigger=colour,threshold=1", "trigger must be one of"),
-        ("takeover:override_margin=0.1", "left out where the teacher writes, got 0.1"),
+        (
+            "takeover:override_margin=0.1",
+            "be 0 for select='takeover', where the .* writes, got 0.1",
+        ),
         ("greedy:k=3", "policies must be among .*got 'greedy'"),
     ],
 )

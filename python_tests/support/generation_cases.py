@@ -137,7 +137,7 @@ def configs(draw, name: str) -> S2TConfig:
         warmup_steps=draw(st.integers(0, 3)),
         select=select,
         proposer=draw(st.sampled_from(["adapted", "base"])) if with_base else "adapted",
-        override_margin=draw(st.sampled_from([0.0, 0.0, 0.1])),
+        override_margin=draw(st.sampled_from([0.0, 0.0, 0.1])) if select != "takeover" else 0.0,
         step=draw(st.sampled_from(["auto", "expand"])),
     )
 

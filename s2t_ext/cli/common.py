@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
 import json
 import logging
 import os
@@ -162,11 +161,7 @@ def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> 
         base = S2TConfig(select="teacher", trigger="kl", threshold=0.88)
     else:
         base = S2TConfig(trigger="never")
-    if changes.get("trigger", base.trigger) != base.trigger:
-        changes.setdefault("threshold", None)  # one trigger's says nothing about another
-    if changes.get("select", base.select) != base.select:
-        changes.setdefault("override_margin", 0.0)  # in units of what would have chosen
-    config = dataclasses.replace(base, **changes)
+    config = base.with_options(**changes)
     if teacher is None and (config.select != "local" or config.trigger == "kl"):
         raise ValueError("--teacher must be given for --select teacher or --trigger kl, got none")
     asked = [name for name, value in given.items() if value not in (None, "never")]

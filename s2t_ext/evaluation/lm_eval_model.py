@@ -62,11 +62,8 @@ class S2TLM(HFLM):
         chosen = Selector.from_pretrained(selector, model) if selector else None
         given = dict(k=k, trigger=trigger, threshold=threshold, select=select, proposer=proposer)
         base = (chosen.decoding if chosen is not None else None) or S2TConfig()
-        config = {**base.to_dict(), **{n: v for n, v in given.items() if v is not None}}
-        if config["select"] != base.select:
-            config["override_margin"] = 0.0  # in units of what would have chosen
         self._s2t = (
-            S2TConfig.from_dict(config),
+            base.with_options(**{n: v for n, v in given.items() if v is not None}),
             chosen,
             None if teacher is None else _load_teacher(teacher, model),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from s2t_ext.config import S2TConfig
@@ -128,18 +128,12 @@ def make_policy(
         )
     if selector is None:
         raise ValueError(f"evaluate: selector must be given for {name}, got None")
-    config = selector.decoding or S2TConfig()
-    config = replace(
-        config,
-        k=k or config.k,
-        trigger=local_trigger or config.trigger,
-        # A threshold belongs to its trigger.
-        threshold=local_threshold
-        if local_threshold is not None or local_trigger not in (None, config.trigger)
-        else config.threshold,
-        select="local",
-        proposer="base" if local[1] else config.proposer,
+    given = dict(k=k, trigger=local_trigger, threshold=local_threshold)
+    config = (selector.decoding or S2TConfig()).with_options(
+        select="local", **{name: value for name, value in given.items() if value is not None}
     )
+    if local[1]:
+        config = config.with_options(proposer="base")
     config = _with_own(config, own, selector)
     return Policy(
         name, config, needs_selector=True, needs_teacher=TRIGGERS[config.trigger].reads_teacher
@@ -185,7 +179,7 @@ def split_policy(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _with_own(config: S2TConfig, own: Mapping[str, Any], selector: Selector | None) -> S2TConfig:
-    """With a policy's own options; a threshold belongs to its trigger."""
+    """With a policy's own options."""
     if own.get("trigger", config.trigger) != config.trigger:
         trigger = TRIGGERS.get(own["trigger"])
         has_threshold = trigger is None or trigger.has_threshold  # S2TConfig refuses an unknown one
@@ -194,10 +188,4 @@ def _with_own(config: S2TConfig, own: Mapping[str, Any], selector: Selector | No
                 f"evaluate: threshold must be given with trigger={own['trigger']} where no "
                 "selector has a calibrated one, got none"
             )
-        own = {"threshold": None, **own}
-    if config.select == "takeover" and "override_margin" in own:
-        raise ValueError(
-            "evaluate: override_margin must be left out where the teacher writes, got "
-            f"{own['override_margin']}"
-        )
-    return replace(config, **own)
+    return config.with_options(**own)
