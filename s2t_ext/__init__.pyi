@@ -25,6 +25,8 @@ from .distillation.groups import Trajectory as Trajectory
 from .distillation.losses import LossConfig as LossConfig
 from .distillation.measure import TokenFit as TokenFit
 from .distillation.options import DistillConfig as DistillConfig
+from .distillation.quality.calibrated_margin import MarginCalibration as MarginCalibration
+from .distillation.quality.calibrated_margin import calibrate_margin as calibrate_margin
 from .distillation.quality.held_out import Quality as Quality
 from .distillation.train import Distilled as Distilled
 from .distillation.train import distill as distill

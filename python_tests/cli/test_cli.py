@@ -60,8 +60,11 @@ FUNCTIONS = {
     "import-groups": s2t_ext.import_groups,
     "measure-sufficiency": s2t_ext.measure_sufficiency,
 }
+#: What a command calls for some of its options: --teacher none, --judge.
+ALSO_CALLS = {"collect": [s2t_ext.collect_answers], "calibrate": [s2t_ext.calibrate_margin]}
 #: Options that make an argument which a terminal cannot hand over.
 MAKES_AN_ARGUMENT = {
+    "calibrate": {"chooser": "s2t"},
     "collect": {
         **{"task": "prompts", "problems": "prompts", "engine_options": "engine"},
         **{"policy": "decoding", "trigger": "decoding", "threshold": "decoding"},
@@ -89,8 +92,8 @@ def parameters_of(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_options_are_named_as_the_arguments_of_the_function(name):
     arguments = set(inspect.signature(FUNCTIONS[name]).parameters)
-    if name == "collect":  # --teacher none
-        arguments |= set(inspect.signature(s2t_ext.collect_answers).parameters)
+    for also in ALSO_CALLS.get(name, ()):
+        arguments |= set(inspect.signature(also).parameters)
     makes = MAKES_AN_ARGUMENT.get(name, {})
     server = set(inspect.signature(ServerTeacher).parameters)
     for option in parameters_of(name) - LOADS_A_MODEL - PRINTS - WRITES.get(name, set()):

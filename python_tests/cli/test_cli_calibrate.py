@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from command_line import TEMPLATE, call, error_of
-from models import make_tokenizer, tiny_model
+from models import build_model, make_tokenizer, tiny_model
 
 import s2t_ext
 from s2t_ext import Selector
@@ -74,3 +74,61 @@ def test_calibrate_says_no_in_one_line(folders, tmp_path):
     assert error_of(*calibrate_command(folders, "--prompts", tmp_path / "empty.txt")) == (
         "calibrate: prompts must hold at least one text, got none"
     )
+
+
+def test_calibrate_finds_a_margin(folders, tmp_path):
+    """Of a model that chooses, and of the selector, which keeps it."""
+    for name, seed in (("chooser", 11), ("judge", 7)):
+        build_model("llama", seed=seed).save_pretrained(tmp_path / name)
+        make_tokenizer(TEMPLATE).save_pretrained(tmp_path / name)
+    common = ("--prompts", folders / "prompts.txt", "--judge", tmp_path / "judge", "--rate", 0.6)
+    asked = calibrate_command(folders, *common, "--harm-limit", 0.1, "--json")
+    output = ("--output", tmp_path / "found.json")
+    printed = json.loads(call(*asked, "--chooser", tmp_path / "chooser", *output)[0])
+    assert printed == json.loads((tmp_path / "found.json").read_text())
+    before, after = printed["before"], printed["after"]
+    assert before["overrides"] > 0 and after["harmful"] <= 0.1 * after["overrides"]
+    model = type(tiny_model("llama")).from_pretrained(folders / "model")
+    teachers = [
+        s2t_ext.Teacher.from_model(type(model).from_pretrained(tmp_path / name))
+        for name in ("judge", "chooser")
+    ]
+    config = s2t_ext.S2TConfig(
+        select="teacher", proposer="base", trigger="entropy", threshold=printed["threshold"]
+    )
+    expected = s2t_ext.calibrate_margin(
+        model, make_tokenizer(TEMPLATE), teachers[0], ["one", "two"], config, teacher=teachers[1],
+        harm_limit=0.1, max_new_tokens=12, progress=False,
+    )  # fmt: skip
+    assert printed == {**printed, **expected.to_dict()}
+
+    Selector.from_pretrained(folders / "selector", model).save_pretrained(tmp_path / "s")
+    printed = json.loads(call(*asked, "--selector", tmp_path / "s")[0])
+    kept = Selector.from_pretrained(tmp_path / "s", model).decoding
+    assert (kept.trigger, kept.override_margin) == ("entropy", printed["override_margin"])
+    assert kept.k == 4
+
+
+def test_calibrate_says_which_options_of_a_margin_go_together(folders):
+    prompts = calibrate_command(folders, "--prompts", folders / "prompts.txt")
+    for more, message in (
+        (("--chooser", "c"), "--judge must be given with --chooser, got --chooser c"),
+        (
+            ("--teacher-model-name", "n"),
+            "--judge must be given with --teacher-model-name, got --teacher-model-name n",
+        ),
+        (
+            ("--judge", "j"),
+            "--selector or --chooser must be given with --judge, got neither",
+        ),
+        (
+            ("--judge", "j", "--chooser", "c", "--selector", folders / "selector"),
+            "--selector or --chooser must be given with --judge, got both",
+        ),
+        (
+            ("--judge", "j", "--chooser", "http://a"),
+            "--chooser must be a model or an adapter, got http://a",
+        ),
+        (("--harm-limit", 2), "calibrate: harm_limit must be in [0, 1], got 2.0"),
+    ):
+        assert error_of(*prompts, *more) == message

@@ -18,7 +18,7 @@ _NAMES = 26
 #: Sections of options that name none themselves, by the option or by command and option.
 _SECTION_OF = {
     **dict.fromkeys(("model", "selector", "start", "assets"), MODELS),
-    **dict.fromkeys(("teacher", "teacher_trigger", "teacher_threshold"), TEACHER),
+    **dict.fromkeys(("teacher", "teacher_trigger", "teacher_threshold", "judge"), TEACHER),
     **dict.fromkeys(
         ("prompt", "prompts", "system", "use_chat_template", "task", "problems", "split"), INPUT
     ),

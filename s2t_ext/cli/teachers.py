@@ -25,7 +25,13 @@ def is_server(teacher: str) -> bool:
     return teacher.startswith(("http://", "https://"))
 
 
-def check_teacher(teacher: str, model_name: str | None, cache_dir: Path | None, model: str) -> None:
+def check_teacher(
+    teacher: str,
+    model_name: str | None,
+    cache_dir: Path | None,
+    model: str,
+    option: str = "--teacher",
+) -> None:
     """Says no before a model is loaded: a server that is not there, options that do not fit, the
     student as its own teacher.
 
@@ -34,42 +40,43 @@ def check_teacher(teacher: str, model_name: str | None, cache_dir: Path | None, 
         model_name: The model's name at a server.
         cache_dir: Folder that keeps a server's answers.
         model: The student's path or repository.
+        option: That names it, for messages.
     """
     if is_server(teacher):
         if model_name is None:
             raise ValueError("--teacher-model-name must be given for a server, got none")
-        _ping(teacher)
+        _ping(teacher, option)
         return
     if model_name is not None or cache_dir is not None:
         raise ValueError(
             "--teacher-model-name and --teacher-cache-dir must be left out for a model, got "
-            f"--teacher {teacher}"
+            f"{option} {teacher}"
         )
-    check_path("--teacher", teacher)
-    _shipped_adapter(teacher)
+    check_path(option, teacher)
+    _shipped_adapter(teacher, option)
     if teacher == model or (
         Path(teacher).exists() and Path(model).exists() and Path(teacher).samefile(model)
     ):
-        raise ValueError(f"--teacher must be another model than the student, got {teacher}")
+        raise ValueError(f"{option} must be another model than the student, got {teacher}")
 
 
-def _ping(url: str) -> None:
+def _ping(url: str, option: str) -> None:
     try:
         urllib.request.urlopen(f"{url.rstrip('/')}/models", timeout=PING_SECONDS).close()
     except urllib.error.HTTPError:
         return  # it answers; not every server lists its models
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ValueError(f"--teacher must be a server that answers, got {url}: {reason}") from error
+        raise ValueError(f"{option} must be a server that answers, got {url}: {reason}") from error
 
 
-def _shipped_adapter(teacher: str) -> Path | None:
+def _shipped_adapter(teacher: str, option: str = "--teacher") -> Path | None:
     """The folder of an adapter that ships; None for any other teacher."""
     from s2t_ext.runs.shipped import shipped_folder
 
     folder = shipped_folder(teacher)
     if folder is not None and not (folder / "adapter_config.json").is_file():
-        raise ValueError(f"--teacher must be a model or an adapter, got the selector {teacher}")
+        raise ValueError(f"{option} must be a model or an adapter, got the selector {teacher}")
     return folder
 
 

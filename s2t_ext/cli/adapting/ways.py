@@ -61,6 +61,10 @@ class Way:
         raise NotImplementedError
 
 
+#: Options of `calibrate` about a margin: with labels `distill` has one.
+_MARGIN = {"judge", "chooser", "harm_limit", "teacher_model_name", "teacher_cache_dir"}
+
+
 class FromLabels(Way):
     """The student rolls out, the teacher labels steps, a selector learns from the labels."""
 
@@ -74,7 +78,7 @@ class FromLabels(Way):
     fixed: ClassVar = {
         "collect": {"prompts", "task", "problems", "output", "json", "keep"},
         "distill": {"collection", "output", "json"},
-        "calibrate": {"prompts", "selector", "output", "json"},
+        "calibrate": _MARGIN | {"prompts", "selector", "output", "json"},
         "evaluate": {"task", "problems", "selector", "output", "json"},
     }
     rates: ClassVar = {"collect": "share", "distill": "trigger_rate", "calibrate": "rate"}
@@ -166,7 +170,7 @@ class FromAnswers(Way):
         | {"model", "teacher", "teacher_model_name", "teacher_cache_dir"}
         | {"prompts", "task", "problems", "output", "json"},
         "distill": _OF_SELECTORS | {"collection", "output", "json"},
-        "calibrate": {"prompts", "selector", "trigger", "output", "json"},
+        "calibrate": _MARGIN | {"prompts", "selector", "trigger", "output", "json"},
         "evaluate": {"task", "problems", "selector", "teacher", "output", "json"},
     }
     rates: ClassVar = {"calibrate": "rate"}
