@@ -13,6 +13,8 @@ import lzma
 import re
 from pathlib import Path
 
+import word_problems_table
+
 BENCH = Path(__file__).resolve().parent
 STUDIES = BENCH / "studies"
 PAGE = BENCH.parent / "docs" / "results.md"
@@ -261,6 +263,7 @@ def main():
         "evaluation": evaluation_table(),
         "sufficiency": sufficiency_table(),
         "distillation": distillation_line(),
+        "word problems": word_problems_table.table(),
     }
     for name, content in blocks.items():
         pattern = rf"<!-- {name} -->.*?<!-- /{name} -->"
