@@ -217,11 +217,12 @@ def test_without_the_grader_nothing_is_collected(task, tmp_path, monkeypatch):
 
 def test_from_answers_that_the_key_confirms(task, tmp_path):
     """The default where answers are known: the teacher's right ones train an adapter, which chooses
-    at the calibrated entropy and also writes alone.
+    at the calibrated entropy and margin and also writes alone.
     """
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "{dtype: float32, use_chat_template: false, max_new_tokens: 56, collect: {held_out: 0.25}}"
+        "{dtype: float32, use_chat_template: false, max_new_tokens: 56, collect: {held_out: 0.25},"
+        " calibrate: {harm_limit: 0.3}}"
     )
     output = tmp_path / "out"
     arguments = ("adapt", *MODELS, "--prompts", task / "task.jsonl", "--output", output)
@@ -241,10 +242,13 @@ def test_from_answers_that_the_key_confirms(task, tmp_path):
     assert threshold["trigger"] == "entropy" and threshold["rate"] == pytest.approx(0.3, abs=0.02)
     chosen = json.loads((output / "results" / "policies" / "s2t@adapter.json").read_text())
     assert chosen["config"]["threshold"] == pytest.approx(threshold["threshold"])
+    assert threshold["after"]["harmful"] <= 0.3 * threshold["after"]["overrides"]
+    assert chosen["config"]["override_margin"] == pytest.approx(threshold["override_margin"])
     policies = {path.stem for path in (output / "results" / "policies").glob("*.json")}
     assert policies == {"greedy", "s2t@adapter", "teacher@adapter"}
     sentence = stdout.rstrip().splitlines()[-1]
     assert sentence.startswith("Use ") and 'run/adapter", model) choosing at entropy' in sentence
+    assert f"with margin {threshold['override_margin']:.3g};" in sentence
     _, stderr = call(*arguments, "--config", recipe)
     assert stderr.count("done before") == 4
 

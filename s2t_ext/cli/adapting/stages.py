@@ -56,16 +56,14 @@ class Adaptation:
         source = TaskSource.of(shared, sections)
         name = _way(shared, source)
         output = Path(shared["output"])
-        run = cls(
-            context, shared, sections, output, WAYS[name](output, shared, sections["distill"])
-        )
+        run = cls(context, shared, sections, output, WAYS[name](output, shared, sections))
         names = {stage: set(option_names(run._command(stage))) for stage in STAGES}
         free = {stage: names[stage] - run.way.fixed[stage] for stage in STAGES}
         for stage in STAGES:
             where = f"{stage} (learn_from: {name})"
             check_names(run._command(stage), sections[stage], free[stage], where)
         check_names(run._command("collect"), shared, own.union(*free.values()), "its own options")
-        run.way.check(sections)
+        run.way.check()
         run.test = "test"  # stands for the test while options are checked
         for stage in STAGES:
             run._command(stage).make_context(stage, run._arguments(stage), parent=context)

@@ -21,7 +21,7 @@ class Way:
     Args:
         output: Folder of the run.
         options: Those for all commands.
-        distill: Those of `distill`.
+        sections: Those of each command.
     """
 
     #: Share of the steps to choose at.
@@ -33,11 +33,13 @@ class Way:
     #: The option that is the trigger rate.
     rates: ClassVar[dict[str, str]]
 
-    def __init__(self, output: Path, options: dict[str, Any], distill: dict[str, Any]) -> None:
-        self.output, self.options = output, options
-        self.distill = {**self.defaults["distill"], **options, **distill}
+    def __init__(
+        self, output: Path, options: dict[str, Any], sections: dict[str, dict[str, Any]]
+    ) -> None:
+        self.output, self.options, self.sections = output, options, sections
+        self.distill = {**self.defaults["distill"], **options, **sections["distill"]}
 
-    def check(self, sections: dict[str, dict[str, Any]]) -> None:
+    def check(self) -> None:
         """Raises ValueError for options that this way cannot use."""
 
     def has_stage(self, stage: str, section: dict[str, Any], is_tested: bool) -> bool:
@@ -61,8 +63,8 @@ class Way:
         raise NotImplementedError
 
 
-#: Options of `calibrate` about a margin: with labels `distill` has one.
-_MARGIN = {"judge", "chooser", "harm_limit", "teacher_model_name", "teacher_cache_dir"}
+#: Options of `calibrate` about who chooses and who judges it.
+_JUDGING = {"judge", "chooser", "teacher_model_name", "teacher_cache_dir"}
 
 
 class FromLabels(Way):
@@ -78,14 +80,15 @@ class FromLabels(Way):
     fixed: ClassVar = {
         "collect": {"prompts", "task", "problems", "output", "json", "keep"},
         "distill": {"collection", "output", "json"},
-        "calibrate": _MARGIN | {"prompts", "selector", "output", "json"},
+        # `distill` finds the margin.
+        "calibrate": _JUDGING | {"harm_limit", "prompts", "selector", "output", "json"},
         "evaluate": {"task", "problems", "selector", "output", "json"},
     }
     rates: ClassVar = {"collect": "share", "distill": "trigger_rate", "calibrate": "rate"}
 
-    def check(self, sections: dict[str, dict[str, Any]]) -> None:
+    def check(self) -> None:
         """See `Way.check`."""
-        if sections["distill"].get("objective", "selector") != "selector":
+        if self.sections["distill"].get("objective", "selector") != "selector":
             raise ValueError("--config: distill must train a selector here, got another objective")
 
     @property
@@ -170,14 +173,14 @@ class FromAnswers(Way):
         | {"model", "teacher", "teacher_model_name", "teacher_cache_dir"}
         | {"prompts", "task", "problems", "output", "json"},
         "distill": _OF_SELECTORS | {"collection", "output", "json"},
-        "calibrate": _MARGIN | {"prompts", "selector", "trigger", "output", "json"},
+        "calibrate": _JUDGING | {"prompts", "selector", "trigger", "output", "json"},
         "evaluate": {"task", "problems", "selector", "teacher", "output", "json"},
     }
     rates: ClassVar = {"calibrate": "rate"}
     #: The adapter that chooses, and the adapter that writes alone.
     _CHOOSES, _WRITES = "s2t@adapter", "teacher@adapter"
 
-    def check(self, sections: dict[str, dict[str, Any]]) -> None:
+    def check(self) -> None:
         """See `Way.check`."""
         teacher = str(self.options["teacher"])
         if is_server(teacher):
@@ -205,15 +208,22 @@ class FromAnswers(Way):
             kind = {"method": "lora", "objective": "tokens"}
             return {**kind, "collection": collection, "output": run}
         if stage == "calibrate":
-            return {"prompts": self.output / CALIBRATION_NAME, "output": self._threshold_path}
+            judged: dict[str, Any] = {}
+            if "harm_limit" in {**self.options, **self.sections["calibrate"]}:
+                judged = {"chooser": run / "adapter", "judge": self.options["teacher"]}
+            some = self.output / CALIBRATION_NAME
+            return {**judged, "prompts": some, "output": self._threshold_path}
         asked = {"task": test, "problems": self.options.get("test_problems")}
         return {**asked, "teacher": run / "adapter", "output": self.output / "results"}
 
     def policies(self) -> dict[str, Any]:
         """See `Way.policies`."""
-        threshold = self._threshold()
-        asked = {} if threshold is None else {"teacher_threshold": threshold}
-        policies = ["greedy", self._CHOOSES, self._WRITES]
+        found = self._calibrated()
+        asked = {"teacher_threshold": found["threshold"]} if found else {}
+        margin = (
+            f":override_margin={found['override_margin']}" if "override_margin" in found else ""
+        )
+        policies = ["greedy", self._CHOOSES + margin, self._WRITES]
         return {"policy": policies, "teacher_trigger": "entropy", **asked}
 
     def verdict(self, summary: dict[str, Any] | None) -> str:
@@ -221,21 +231,26 @@ class FromAnswers(Way):
         from s2t_ext.evaluation.advice import recommend
 
         assert summary is not None  # questions with answers always leave a test
-        sentence = recommend(summary, own=(self._CHOOSES, self._WRITES))
+        sentence, found = recommend(summary, own=(self._CHOOSES, self._WRITES)), self._calibrated()
+        margin = (
+            f" with margin {found['override_margin']:.3g}" if "override_margin" in found else ""
+        )
         return (
             f'{sentence[:-1]} ({self._CHOOSES}: adapter_teacher("{self.output / "run/adapter"}", '
-            f"model) choosing at entropy above {self._threshold():.3g}; {self._WRITES}: the "
-            "adapter alone)."
+            f"model) choosing at entropy above {found['threshold']:.3g}{margin}; {self._WRITES}: "
+            "the adapter alone)."
         )
 
     @property
     def _threshold_path(self) -> Path:
         return self.output / "threshold.json"
 
-    def _threshold(self) -> float | None:
+    def _calibrated(self) -> dict[str, Any]:
+        """What `calibrate` has found; nothing before it has run."""
         if not self._threshold_path.exists():
-            return None
-        return float(json.loads(self._threshold_path.read_text())["threshold"])
+            return {}
+        found: dict[str, Any] = json.loads(self._threshold_path.read_text())
+        return found
 
 
 WAYS: dict[str, type[Way]] = {"labels": FromLabels, "answers": FromAnswers}
