@@ -1,5 +1,6 @@
 """`calibrate_margin`: it judges the very choices of decoding, and its margin keeps the limit."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -97,6 +98,7 @@ def test_nothing_chosen_needs_no_margin(chooser, judge):
         tiny_model("llama"), make_tokenizer(), judge, TEXTS, config, teacher=chooser, **OPTIONS
     )
     assert (found.margin, found.choices, found.before.overrides) == (0.0, 0, 0)
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["after"]["harm_rate"] is None
 
 
 def test_bad_arguments(chooser, judge):

@@ -37,9 +37,14 @@ class MarginCalibration:
     after: Overrides
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, the share of harmful overrides among them."""
+        """Plain JSON values, the share of harmful overrides among them; None for a share or mean of
+        nothing.
+        """
         counts = {
-            name: {**asdict(found), "harm_rate": found.harm_rate}
+            name: {
+                key: None if value != value else value  # NaN
+                for key, value in {**asdict(found), "harm_rate": found.harm_rate}.items()
+            }
             for name, found in (("before", self.before), ("after", self.after))
         }
         return {"override_margin": self.margin, "choices": self.choices, **counts}
