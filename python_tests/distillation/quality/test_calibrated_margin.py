@@ -111,6 +111,7 @@ def test_bad_arguments(chooser, judge):
         return str(error.value)
 
     assert refused(harm_limit=1.5) == "calibrate_margin: harm_limit must be in [0, 1], got 1.5"
+    assert refused(harm_limit="0.2").startswith("calibrate_margin: harm_limit must be a number")
     assert refused(prompts=()) == "calibrate_margin: prompts must hold at least one text, got none"
     assert "s2t.select must choose among candidates" in refused(
         config=CHOOSES.with_options(select="takeover")
