@@ -1,8 +1,8 @@
-"""What teachers return and read: no names, no position for a sequence, states with gaps."""
+"""What teachers return and read: no names or cache, no position for a token, states with gaps."""
 
 import pytest
 import torch
-from architectures import ARCHITECTURES, PAD, PROMPT
+from architectures import ARCHITECTURES, EOS, PAD, PROMPT, VOCAB
 from models import Prompts, build_model, prompts, tiny_model
 from tiny_teachers import NEW_TOKENS, run_with_teacher, teacher_model
 from transformers import (
@@ -13,9 +13,11 @@ from transformers import (
     LlamaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
+    RwkvConfig,
 )
+from transformers.modeling_outputs import CausalLMOutput
 
-from s2t_ext import S2TConfig, Teacher
+from s2t_ext import S2TConfig, Teacher, reference
 from s2t_ext.hf.identity import position_limit
 
 TINY = dict(
@@ -150,3 +152,56 @@ def test_one_position_at_a_time_needs_no_hook(monkeypatch):
     config = S2TConfig(select="teacher", trigger="always", warmup_steps=0)
     output = run_with_teacher(tiny_model("llama"), teacher, prompts(False), config)
     assert len(hooks) == 1 < output.s2t.teacher_forward_passes
+
+
+class FewArguments(LlamaForCausalLM):
+    """A forward that names no positions, no `logits_to_keep` and no cache."""
+
+    def forward(self, input_ids=None, attention_mask=None, use_cache=None, return_dict=None):
+        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return CausalLMOutput(logits=self.lm_head(hidden.last_hidden_state))
+
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **options):
+        return dict(input_ids=input_ids, attention_mask=attention_mask)
+
+
+def few_arguments():
+    model = teacher_model("llama")
+    model.__class__ = FewArguments
+    return model
+
+
+def recurrent_without_a_cache():
+    config = RwkvConfig(vocab_size=VOCAB, hidden_size=32, attention_hidden_size=32)
+    config.num_hidden_layers = 2
+    return build_model(config, seed=7)
+
+
+@pytest.mark.parametrize("trigger", ["always", "random"])
+@pytest.mark.parametrize(
+    ("make", "padded"),
+    [
+        (recurrent_without_a_cache, False),  # RWKV takes no padding
+        (few_arguments, False),
+        (few_arguments, True),
+        (lambda: teacher_model("mamba2"), True),
+    ],
+    ids=["state", "few arguments", "few arguments, padded", "mask of the prompt"],
+)
+def test_teachers_that_generate_in_their_own_way(make, padded, trigger):
+    """Their state is no cache, or the mask is read with the prompt only."""
+    small, large, inputs = tiny_model("llama"), make(), prompts(padded)
+    config = S2TConfig(k=4, trigger=trigger, threshold=0.5, select="teacher", warmup_steps=0)
+    output = run_with_teacher(small, large, inputs, config)
+    expected = reference.decode_with_teacher(
+        small,
+        large,
+        inputs.ids,
+        inputs.mask,
+        config=config,
+        max_new_tokens=NEW_TOKENS,
+        eos_token_ids=(EOS,),
+        pad_token_id=PAD,
+    )
+    assert output.sequences.tolist() == expected.tolist()
+    assert Teacher.from_model(large).score_trajectory(inputs.ids[0], 4).shape == (PROMPT - 4, VOCAB)

@@ -12,12 +12,22 @@ from typing import Any
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.generation.utils import ALL_CACHE_NAMES
 
-__all__ = ["ALL_CACHE_NAMES", "CACHE_ARGUMENT", "cache_name", "cache_name_of", "cache_of"]
+__all__ = [
+    "ALL_CACHE_NAMES",
+    "CACHE_ARGUMENT",
+    "STATE_NAMES",
+    "cache_name",
+    "cache_name_of",
+    "cache_of",
+]
 
 _PARAMETERS = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
 
 #: Of models with attention, and of what `generate` returns.
 CACHE_ARGUMENT = "cache" if "cache" in _PARAMETERS else "past_key_values"
+
+#: Of models whose state is of their own making, and no `Cache`.
+STATE_NAMES = ("state", "mems", "past_buckets_states")
 
 
 def cache_name(model_kwargs: dict[str, Any]) -> str:

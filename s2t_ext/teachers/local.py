@@ -4,15 +4,16 @@ whole trajectory.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationMixin
+from transformers import Cache, DynamicCache, GenerationMixin
 
 from s2t_ext import ops
 from s2t_ext.hf.adapters import adapter_layers, unswitched
-from s2t_ext.hf.cache_argument import CACHE_ARGUMENT, cache_of
+from s2t_ext.hf.cache_argument import STATE_NAMES, cache_name_of, cache_of
 from s2t_ext.hf.identity import (
     check_positions,
     check_vocabulary_sizes,
@@ -65,7 +66,8 @@ class ModelTeacher(Teacher, kind="model"):
         length = check_first(input_ids, first)
         check_positions(position_limit(self.model), length, "Teacher.score_trajectory")
         ids = input_ids[None].to(input_device(self.model))
-        outputs = self.model(input_ids=ids, use_cache=False, logits_to_keep=length - first + 1)
+        keep = {"logits_to_keep": length - first + 1}
+        outputs = self.model(input_ids=ids, use_cache=False, **_taken(self.model, keep))
         logits = logits_of(outputs, "Teacher.score_trajectory", "teacher")
         return logits[0, -(length - first + 1) : -1]
 
@@ -104,13 +106,16 @@ class ModelTeacher(Teacher, kind="model"):
 
 class _ModelSession:
     """Lockstep with a lagging cache: the tokens since the last question go through in one
-    forward."""
+    forward. A model that returns no `Cache` reads the whole sequence each time."""
 
     def __init__(self, model: Any, vocabulary: int) -> None:
         self.model = model
         self.vocabulary = vocabulary
         self.forward_passes = 0
-        self._cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
+        self._cache_name = cache_name_of(model)
+        self._cache: Any = None
+        if self._cache_name not in STATE_NAMES:
+            self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         self._seen = 0
         self._positions = position_limit(model)
         self._adapters = adapter_layers(model)
@@ -141,21 +146,24 @@ class _ModelSession:
         new = ids.shape[1] - self._seen
         # Of one row or one position there are no gaps, and a hook may cost a compiled forward.
         gappy_head = self._output_head if new > 1 and len(ids) > 1 else None
+        cached = self._cache is not None
+        options = {"position_ids": positions.to(device), "logits_to_keep": 1}
         inputs = self.model.prepare_inputs_for_generation(
             ids.to(device),
             next_sequence_length=new,
-            **{CACHE_ARGUMENT: self._cache},
+            is_first_iteration=self._seen == 0,  # some read the mask of the prompt only then
+            **({self._cache_name: self._cache} if cached else {}),
             attention_mask=None if mask is None else mask[:, :-1].to(device),
-            position_ids=positions.to(device),
-            use_cache=True,
-            logits_to_keep=1,
+            use_cache=cached,
+            **_taken(self.model, options),
         )
         # It may be the student itself, whose adapter only chooses.
         with unswitched(self._adapters), gapless_head_input(gappy_head):
             outputs = self.model(**inputs, return_dict=True)
         logits = logits_of(outputs, argument="teacher")[:, -1]
-        self._cache = cache_of(outputs)
-        self._seen = ids.shape[1]
+        states = cache_of(outputs) if cached else None
+        self._cache = states if isinstance(states, Cache) else None
+        self._seen = 0 if self._cache is None else ids.shape[1]
         self.forward_passes += 1
         return logits.to(ids.device)
 
@@ -167,6 +175,14 @@ class _ModelSession:
                 f"generate: teacher must have a row for every token of the sequence ({rows} rows), "
                 f"got {int(ids.max())}"
             )
+
+
+def _taken(model: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Those of the options that the model's forward takes."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return options
+    return {name: value for name, value in options.items() if name in parameters}
 
 
 def _common_size(logits: torch.Tensor, vocabulary: int | None) -> int:
