@@ -126,7 +126,7 @@ def test_the_base_model_is_calibrated_where_it_proposes():
     [
         (dict(rate=0.0), "rate must be in (0, 1), got 0.0"),
         (dict(rate=1.0), "rate must be in (0, 1), got 1.0"),
-        (dict(rate=math.nan), "rate must be in (0, 1), got nan"),
+        (dict(rate=math.nan), "rate must be a number, got nan"),
         (
             dict(trigger="random"),
             "trigger must be one of entropy, margin, head, got 'random'",

@@ -10,12 +10,14 @@ from torch import nn
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.rollouts import trigger_statistics
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.selectors.parts import Calibration
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.selectors.thresholds import threshold_at_rate
 from s2t_ext.triggers import TRIGGERS
 
 
+@checked_numbers
 def calibrate(
     model: nn.Module,
     tokenizer: Any,

@@ -20,12 +20,14 @@ from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.trajectory import CHUNK, trajectory_support
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.rollouts import Rollouts, roll_out
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.run_folder import RunFolder
 from s2t_ext.runs.seeds import row_seed
 from s2t_ext.teachers.base import Teacher, check_another_model, describe_teacher
 
 
+@checked_numbers
 def measure_sufficiency(
     model: nn.Module,
     tokenizer: Any,

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from s2t_ext.runs.number_arguments import normalise_number_fields
+
 LOSSES = ("top1", "kl", "pairwise")
 
 _NEVER = -1e30  # instead of -inf: a masked logit whose gradient must be 0, not NaN
@@ -52,6 +54,7 @@ class LossConfig:
     trigger_weight: float = 1.0
 
     def __post_init__(self) -> None:
+        normalise_number_fields(self)
         if self.kind not in LOSSES:
             raise ValueError(
                 f"LossConfig: kind must be one of {', '.join(LOSSES)}, got {self.kind}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from s2t_ext.distillation.losses import LossConfig
 from s2t_ext.runs.checks import require
+from s2t_ext.runs.number_arguments import normalise_number_fields
 
 METHODS = ("lora", "rows", "full")
 OBJECTIVES = ("selector", "tokens")
@@ -70,6 +71,8 @@ class DistillConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        normalise_number_fields(self)
+
         def check(name: str, condition: bool, rule: str) -> None:
             require(condition, "DistillConfig", name, rule, repr(getattr(self, name)))
 

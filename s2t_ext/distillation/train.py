@@ -22,6 +22,7 @@ from s2t_ext.distillation.run import TrainingRun
 from s2t_ext.hf.identity import describe_base_model, end_token_ids
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.selectors.thresholds import threshold_at_rate
 
@@ -48,6 +49,7 @@ class Distilled:
     tokens: TokenFit | None = None
 
 
+@checked_numbers
 def distill(
     model: nn.Module,
     collection: Collection | str | Path,

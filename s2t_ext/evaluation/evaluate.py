@@ -21,12 +21,14 @@ from s2t_ext.evaluation.tasks import Problem
 from s2t_ext.hf.identity import check_same_tokenizer, describe_model
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.runs.files import read_json
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.processes import share_of_this_process
 from s2t_ext.runs.run_folder import RunFolder, differing
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, describe_teacher
 
 
+@checked_numbers
 def evaluate(
     model: nn.Module,
     tokenizer: Any,

@@ -19,6 +19,7 @@ from s2t_ext.evaluation.tasks import Problem
 from s2t_ext.rollouts import trigger_statistics
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import read_json, write_atomically
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.selectors.thresholds import threshold_at_rate
 from s2t_ext.teachers.base import Teacher
@@ -52,6 +53,7 @@ class Point:
         return f"{self.chooser}@{self.trigger}-{self.rate:g}"
 
 
+@checked_numbers
 def frontier(
     model: nn.Module,
     tokenizer: Any,

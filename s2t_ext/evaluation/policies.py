@@ -9,6 +9,7 @@ from typing import Any
 
 from s2t_ext.config import S2TConfig
 from s2t_ext.rollouts import PLAIN
+from s2t_ext.runs.number_arguments import normalise_number_fields
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.triggers import TRIGGERS
 
@@ -49,6 +50,9 @@ class Policy:
     paths: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        normalise_number_fields(self)
 
     def teacher_steps(self, steps: int, triggers: int) -> int:
         """At how many of the steps of an answer the teacher was asked.

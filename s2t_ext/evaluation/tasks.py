@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.prompts import Prompt
 
 SPLITS = ("train", "held_out", "all")
@@ -75,6 +76,7 @@ class Problem:
 SEEDS = 1000
 
 
+@checked_numbers
 def load_task(
     name: str, count: int | None = None, *, seed: int = 0, split: str = "held_out"
 ) -> list[Problem]:

@@ -17,6 +17,7 @@ from s2t_ext.distillation.data.shards import collect_missing, describe_sources, 
 from s2t_ext.distillation.groups import Trajectory
 from s2t_ext.hf.identity import end_token_ids, tokenizer_hash
 from s2t_ext.runs.checks import require
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.prompts import Prompt
 
 
@@ -40,6 +41,7 @@ class AnswerFilter(Protocol):
         ...
 
 
+@checked_numbers
 def collect_answers(
     model: nn.Module,
     tokenizer: Any,

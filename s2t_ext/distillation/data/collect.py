@@ -24,11 +24,13 @@ from s2t_ext.distillation.data.rollouts import (
 from s2t_ext.distillation.data.shards import collect_missing, describe_sources, held_out_flags
 from s2t_ext.hf.identity import check_same_tokenizer
 from s2t_ext.runs.checks import require
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.prompts import Prompt
 from s2t_ext.selectors.selector import Selector
 from s2t_ext.teachers.base import Teacher, check_another_model
 
 
+@checked_numbers
 def collect(
     model: nn.Module,
     tokenizer: Any,

@@ -32,6 +32,7 @@ from s2t_ext.distillation.groups import Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.hf.trajectory import trajectory_logits
+from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.prompts import Prompt, choose_held_out
 
 FIELDS = ("problem_id", "step", "context_ids", "cand_ids", "teacher_prob_abs")
@@ -104,6 +105,7 @@ def read_research_groups(paths: Sequence[str | Path]) -> list[ResearchTrajectory
     return found
 
 
+@checked_numbers
 def import_groups(
     model: nn.Module,
     paths: Sequence[str | Path],

@@ -17,7 +17,8 @@ from s2t_ext.hf.identity import check_same_tokenizer, vocabulary_size
 from s2t_ext.hf.unwrapping import unwrap_model
 from s2t_ext.rollouts import Rollouts, roll_out
 from s2t_ext.runs.checks import require
-from s2t_ext.runs.numbers import number, without_nan
+from s2t_ext.runs.number_arguments import checked_numbers
+from s2t_ext.runs.numbers import without_nan
 from s2t_ext.teachers.base import Teacher, UnlabelledTrajectory
 
 
@@ -48,6 +49,7 @@ class MarginCalibration:
         return {"override_margin": self.margin, "choices": self.choices, **counts}
 
 
+@checked_numbers
 def calibrate_margin(
     model: nn.Module,
     tokenizer: Any,
@@ -88,7 +90,6 @@ def calibrate_margin(
         ValueError: for no prompts, a limit outside its range, a judge with another tokenizer, or a
             `s2t` whose teacher writes instead of choosing.
     """
-    harm_limit = number("calibrate_margin", "harm_limit", harm_limit)
     require(0 <= harm_limit <= 1, "calibrate_margin", "harm_limit", "be in [0, 1]", harm_limit)
     require(len(prompts) > 0, "calibrate_margin", "prompts", "hold at least one text", "none")
     rule = "choose among candidates ('local' or 'teacher')"
