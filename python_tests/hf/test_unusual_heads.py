@@ -1,11 +1,21 @@
-"""Heads that do not work as usual: never called as modules, or hidden altogether."""
+"""Heads that do not work as usual: never called as modules, hidden altogether, or narrower than
+the model.
+"""
 
 import pytest
 import torch
-from models import build_model, make_selector, prompts, tiny_model, way_in
-from transformers import LlamaForCausalLM
+from architectures import EOS, PAD, VOCAB
+from models import (
+    assert_equals_reference,
+    build_model,
+    make_selector,
+    prompts,
+    tiny_model,
+    way_in,
+)
+from transformers import LlamaForCausalLM, OPTConfig
 
-from s2t_ext import S2TConfig
+from s2t_ext import S2TConfig, Selector
 from s2t_ext.hf.logits_head import find_logits_head
 
 ALWAYS = S2TConfig(k=4, trigger="always", warmup_steps=0)
@@ -60,3 +70,24 @@ def test_a_head_that_nothing_shows_is_refused_in_words():
     never = way_in("generate", model, S2TConfig(trigger="never"))
     plain = model.generate(ids, max_new_tokens=4)
     assert torch.equal(never(input_ids=ids, max_new_tokens=4), plain)
+
+
+def narrow_head():
+    """As OPT 350M, whose states are projected to the width of its embeddings before the head."""
+    config = OPTConfig(vocab_size=VOCAB, pad_token_id=PAD, eos_token_id=EOS, bos_token_id=2)
+    config.hidden_size, config.word_embed_proj_dim, config.ffn_dim = 32, 16, 64
+    config.num_hidden_layers, config.num_attention_heads = 2, 4
+    return build_model(config)
+
+
+def test_a_head_that_is_narrower_than_the_model():
+    model, inputs = narrow_head(), prompts(True)
+    selector = Selector.from_reserved_rows(model, [3, 4, 5])
+    assert selector.hidden_size == 16
+    output = way_in("generate", model, ALWAYS, selector)(
+        input_ids=inputs.ids, attention_mask=inputs.mask, max_new_tokens=6
+    )
+    assert_equals_reference(output, model, inputs, config=ALWAYS, selector=selector, new_tokens=6)
+    wide = Selector(torch.randn(3, 32))
+    with pytest.raises(ValueError, match="^generate: selector must have rows of .* 16, got 32$"):
+        way_in("generate", model, ALWAYS, wide)(input_ids=inputs.ids, max_new_tokens=2)

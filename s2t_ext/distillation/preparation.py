@@ -21,7 +21,12 @@ from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.distillation.score_head import ScoreHead, head_digest
 from s2t_ext.hf.adapters import has_adapter
-from s2t_ext.hf.identity import describe_base_model, describe_model, vocabulary_size
+from s2t_ext.hf.identity import (
+    describe_base_model,
+    describe_model,
+    head_width,
+    vocabulary_size,
+)
 from s2t_ext.runs.checks import require
 from s2t_ext.selectors.selector import Selector
 
@@ -89,8 +94,9 @@ def prepare(
     torch.manual_seed(config.seed)
     trained, base = trainable(model, config)
     packed = PackedModel(trained, config.head_layer)
+    text_config = packed.plain.config.get_text_config(decoder=True)
     head = ScoreHead(
-        packed.plain.config.get_text_config(decoder=True).hidden_size,
+        head_width(packed.plain) if config.head_layer is None else text_config.hidden_size,
         config.bins,
         post=packed.head.post,
         bin_temperature=config.bin_temperature,

@@ -114,6 +114,15 @@ def vocabulary_size(model: Any) -> int:
     return int(size)
 
 
+def head_width(model: Any) -> int:
+    """Width of the states that a model's head reads; some project theirs before it (OPT 350M)."""
+    plain = unwrap_model(model)
+    width = getattr(output_head(plain), "in_features", None)
+    return (
+        width if isinstance(width, int) else plain.config.get_text_config(decoder=True).hidden_size
+    )
+
+
 def position_limit(model: Any) -> int | None:
     """Positions a model keeps a row for; None where it computes them, as rotary ones do."""
     plain = unwrap_model(model)

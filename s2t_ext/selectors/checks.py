@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from s2t_ext.hf.identity import describe_base_model, vocabulary_size
+from s2t_ext.hf.identity import describe_base_model, head_width, vocabulary_size
 from s2t_ext.runs.checks import require
 
 
@@ -15,6 +15,7 @@ def check_base_model(
     reserved_ids: Sequence[int],
     model: Any,
     *,
+    reads_head: bool,
     where: str,
     name: str,
 ) -> None:
@@ -26,17 +27,15 @@ def check_base_model(
         hidden_size: Of its rows.
         reserved_ids: Ascending.
         model: The one at hand.
+        reads_head: Whether the rows read what the head does; else they read a decoder layer.
         where: The function in the message.
         name: Its argument in the message.
     """
-    config = model.config.get_text_config(decoder=True)
-    require(
-        config.hidden_size == hidden_size,
-        where,
-        name,
-        f"have rows of the model's hidden size {config.hidden_size}",
-        hidden_size,
-    )
+    width = model.config.get_text_config(decoder=True).hidden_size
+    if reads_head:
+        width = head_width(model)
+    rule = f"have rows of the model's hidden size {width}"
+    require(width == hidden_size, where, name, rule, hidden_size)
     vocab = vocabulary_size(model)
     if reserved_ids:
         require(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2t_ext.hf.identity import vocabulary_size
+from s2t_ext.hf.identity import head_width, vocabulary_size
 from s2t_ext.hf.logits_head import PostProcessing, find_logits_head
 from s2t_ext.hf.model_state import input_device
 from s2t_ext.hf.unwrapping import unwrap_model
@@ -141,7 +141,7 @@ def _probe_rows(
     model: Any, head: nn.Module, index: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """head(I)[:, ids] - head(0)[ids], a block of unit vectors at a time."""
-    size = model.config.get_text_config(decoder=True).hidden_size
+    size = head_width(model)
     bias = head(torch.zeros(1, size, dtype=model.dtype, device=index.device))[0, index].float()
     columns = []
     for start in range(0, size, _PROBE_ROWS):

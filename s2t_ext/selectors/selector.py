@@ -186,7 +186,13 @@ class Selector:
         """
         function, name = where.split(": ")
         check_base_model(
-            self.base_model, self.hidden_size, self.reserved_ids, model, where=function, name=name
+            self.base_model,
+            self.hidden_size,
+            self.reserved_ids,
+            model,
+            reads_head=self.layer is None,
+            where=function,
+            name=name,
         )
         if self.layer is not None:
             decoder_layer(model, self.layer)
