@@ -80,7 +80,7 @@ class LocalSelection:
                 "trigger='never' or use_cache=False)"
             )
         if cached and self.looks_ahead:
-            _check_rows(context.cache)
+            _check_rows(context.cache, type(self.model).__name__)
         if self.step.mode == "tree":
             self._settle_tree(context)
         if self._switch is not None:
@@ -183,8 +183,15 @@ class LocalSelection:
         return LaggingScorer(self.model, self.step, switch, new_cache)
 
 
-def _check_rows(cache: Cache) -> None:
+def _check_rows(cache: Cache, model: str) -> None:
     """Raises ValueError for a cache that cannot give each candidate a row."""
+    kind = type(cache)
+    selects_more = kind.batch_select_indices is not Cache.batch_select_indices
+    if selects_more and kind.reorder_cache is Cache.reorder_cache:  # MiniMax's linear attention
+        raise ValueError(
+            "generate: model must keep its whole state in the layers of its cache where choices "
+            f"are made, got {kind.__name__} in {model} (set trigger='never' or use_cache=False)"
+        )
     if not all(reorders_rows(layer) for layer in getattr(cache, "layers", ())):
         raise ValueError(
             "generate: cache_implementation must not be 'quantized' where choices are made before "
