@@ -16,7 +16,7 @@ ALLOWED |= {"s2t_ext/demo/assets/teacher/model.safetensors": 2 << 20}
 ALLOWED |= {
     "s2t_ext/selectors/shipped/qwen2.5-coder-0.5b-word-problems/adapter_model.safetensors": 3 << 19
 }
-FOLDERS = {"bench/": 3 << 19}
+FOLDERS = {"bench/": 7 << 18}
 
 
 def main() -> int:
