@@ -102,6 +102,8 @@ SETS = (
         (
             Row("greedy", f"{_85}/answers/greedy"),
             Row("**the adapter that ships chooses, margin 1.9 nats**", f"{_85}/answers/s2t@margin"),
+            Row(_TUNED, f"{_85}/fine_tuned/greedy"),
+            Row("S2T-LOCAL on it: 16 score rows", f"{_85}/fine_tuned/s2t-local", own=_TUNED),
         ),
     ),
     Problems(
