@@ -28,6 +28,7 @@ from .distillation.options import DistillConfig as DistillConfig
 from .distillation.quality.calibrated_margin import MarginCalibration as MarginCalibration
 from .distillation.quality.calibrated_margin import calibrate_margin as calibrate_margin
 from .distillation.quality.held_out import Quality as Quality
+from .distillation.quality.overrides import Overrides as Overrides
 from .distillation.train import Distilled as Distilled
 from .distillation.train import distill as distill
 from .evaluation.answer_filters import MajorityAnswers as MajorityAnswers
