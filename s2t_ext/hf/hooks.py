@@ -1,11 +1,14 @@
-"""Forward hooks and replaced forwards of a model's modules, and whose they are."""
+"""Forward hooks and replaced forwards of modules, whose they are, and whether they are run."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
@@ -114,3 +117,59 @@ def _describe(function: Any) -> str:
     inner = getattr(function, "func", function)
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
     return f"{getattr(inner, '__module__', type(inner).__module__)}.{name}"
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the caller has compiled this module itself, its forward or its whole call."""
+    return any(_is_of_the_compiler(v) for v in list(vars(module).values()) if callable(v))
+
+
+def _is_of_the_compiler(value: Any) -> bool:
+    """Whether a function, or one that it wraps, is what `torch.compile` returns."""
+    while value is not None:
+        code = getattr(value, "__globals__", {})
+        if code.get("__name__", "").startswith("torch._dynamo."):
+            return True
+        value = getattr(value, "__wrapped__", None)
+    return False
+
+
+@contextlib.contextmanager
+def hooks_are_run(*modules: nn.Module) -> Iterator[None]:
+    """Inside the block, nothing runs compiled if the caller has compiled one of the modules.
+
+    Compiled code does not run the hooks that are registered after it was made, and a full graph
+    takes none that asks for its thread.
+    """
+    if not any(map(is_compiled, modules)):
+        yield
+        return
+    _eager.enter()
+    try:
+        yield
+    finally:
+        _eager.leave()
+
+
+class _Eager:
+    """torch's stance is one for all threads: the first of them sets it, the last takes it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._stance: Any = None
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._stance = torch.compiler.set_stance("force_eager")
+            self._users += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._stance.__exit__(None, None, None)
+
+
+_eager = _Eager()

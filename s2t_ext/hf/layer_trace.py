@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from s2t_ext.hf.hooks import hooks_are_run
 from s2t_ext.hf.logits_head import HeadTrace
 from s2t_ext.hf.unwrapping import unwrap_model
 
@@ -48,8 +49,13 @@ def layer_among(decoder: nn.Module, number: int, count: int, where: str) -> nn.M
 
 
 @contextlib.contextmanager
-def tracing_layer(layer: nn.Module) -> Iterator[HeadTrace]:
-    """Records what a decoder layer puts out in the forwards inside it, in this thread."""
+def tracing_layer(layer: nn.Module, *around: nn.Module) -> Iterator[HeadTrace]:
+    """Records what a decoder layer puts out in the forwards inside it, in this thread.
+
+    Args:
+        layer: The layer.
+        around: Modules that hold it, which the caller may have compiled.
+    """
     trace = HeadTrace(type(layer).__name__)
     owner = threading.get_ident()
 
@@ -65,6 +71,7 @@ def tracing_layer(layer: nn.Module) -> Iterator[HeadTrace]:
 
     handle = layer.register_forward_hook(record)
     try:
-        yield trace
+        with hooks_are_run(layer, *around):
+            yield trace
     finally:
         handle.remove()

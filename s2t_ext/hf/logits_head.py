@@ -21,6 +21,7 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
 from s2t_ext.hf.cache_argument import cache_name_of
+from s2t_ext.hf.hooks import hooks_are_run
 from s2t_ext.hf.model_state import find_once, findings, input_device, interference
 
 
@@ -110,7 +111,8 @@ class LogitsHead:
 
         handle = source.register_forward_hook(record)
         try:
-            yield trace
+            with hooks_are_run(self.model, source):
+                yield trace
         finally:
             handle.remove()
 
@@ -183,7 +185,7 @@ def _named(getter: Any) -> nn.Module | None:
 def _find(model: PreTrainedModel) -> LogitsHead:
     inputs = probe_inputs(model)
     calls: list[tuple[nn.Module, Any, Any]] = []
-    with _recorded_calls(model, calls):
+    with hooks_are_run(*model.modules()), _recorded_calls(model, calls):
         logits = model(**inputs).logits
     named = output_head(model)
     for module, hidden, output in reversed(calls):

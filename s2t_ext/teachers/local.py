@@ -14,6 +14,7 @@ from transformers import Cache, DynamicCache, GenerationMixin
 from s2t_ext import ops
 from s2t_ext.hf.adapters import adapter_layers, unswitched
 from s2t_ext.hf.cache_argument import STATE_NAMES, cache_name_of, cache_of
+from s2t_ext.hf.hooks import is_compiled
 from s2t_ext.hf.identity import (
     check_positions,
     check_vocabulary_sizes,
@@ -119,7 +120,7 @@ class _ModelSession:
         self._seen = 0
         self._positions = position_limit(model)
         self._adapters = adapter_layers(model)
-        self._output_head = output_head(model)
+        self._output_head = None if is_compiled(model) else output_head(model)
 
     @torch.no_grad()
     def evaluate(

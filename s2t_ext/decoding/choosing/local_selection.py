@@ -138,7 +138,9 @@ class LocalSelection:
 
     def _tracing(self) -> contextlib.AbstractContextManager[HeadTrace | None]:
         """Of the layer whose states are scored; None where they are what the head reads."""
-        return contextlib.nullcontext() if self._layer is None else tracing_layer(self._layer)
+        if self._layer is None:
+            return contextlib.nullcontext()
+        return tracing_layer(self._layer, self.model, self.model.base_model)
 
     def _score(self, features: torch.Tensor, state: StepState) -> ops.ScoredSelection:
         selector = self.selector
