@@ -6,6 +6,7 @@ import pytest
 import torch
 from models import build_model, make_selector, prompts, tiny_model
 from tiny_teachers import run_with_teacher, teacher_model
+from transformers import CompileConfig
 
 import s2t_ext
 from s2t_ext import S2TConfig, Selector
@@ -66,6 +67,15 @@ def test_a_compiled_teacher(compiles):
         for teacher in (plain, compiled)
     )
     assert torch.equal(actual, expected)
+
+
+def test_what_transformers_compiles_is_not_the_callers():
+    """Its compiled call lies beside the model's own, and is used on static caches alone."""
+    model = build_model("llama")
+    before = set(vars(model))
+    model.get_compiled_call(CompileConfig(backend="eager", mode=None))
+    assert any(callable(vars(model)[name]) for name in set(vars(model)) - before)
+    assert not is_compiled(model)
 
 
 def test_threads_leave_the_compiler_as_it_was():

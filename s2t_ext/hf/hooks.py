@@ -120,8 +120,11 @@ def _describe(function: Any) -> str:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether the caller has compiled this module itself, its forward or its whole call."""
-    return any(_is_of_the_compiler(v) for v in list(vars(module).values()) if callable(v))
+    """Whether the caller has compiled this module itself, its forward or its whole call; what
+    transformers compiles beside them does not count.
+    """
+    own = [value for name, value in list(vars(module).items()) if hasattr(nn.Module, name)]
+    return any(_is_of_the_compiler(value) for value in own if callable(value))
 
 
 def _is_of_the_compiler(value: Any) -> bool:
