@@ -137,7 +137,13 @@ def main(folder: Path, kills: int, what: str) -> None:
     work("peace")
     kill = killed_as_two if what in ("two", "evaluate", "sufficiency") else killed
     done = kill(lambda: work("war"), kills, time.monotonic() - start)
-    assert read(folder / "peace") == read(folder / "war"), "a resumed run differs"
+    peace, war = read(folder / "peace"), read(folder / "war")
+    differ = {
+        name: (peace.get(name), war.get(name))
+        for name in {*peace, *war}
+        if peace.get(name) != war.get(name)
+    }
+    assert not differ, f"a resumed run differs: {str(differ)[:4000]}"
     print(f"{what}: {done} kills, the same files")
 
 
