@@ -67,8 +67,8 @@ class ModelTeacher(Teacher, kind="model"):
         length = check_first(input_ids, first)
         check_positions(position_limit(self.model), length, "Teacher.score_trajectory")
         ids = input_ids[None].to(input_device(self.model))
-        keep = {"logits_to_keep": length - first + 1}
-        outputs = self.model(input_ids=ids, use_cache=False, **_taken(self.model, keep))
+        keep = dict.fromkeys(_taken(self.model, ("logits_to_keep",)), length - first + 1)
+        outputs = self.model(input_ids=ids, use_cache=False, **keep)
         logits = logits_of(outputs, "Teacher.score_trajectory", "teacher")
         return logits[0, -(length - first + 1) : -1]
 
@@ -119,6 +119,7 @@ class _ModelSession:
             self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         self._seen = 0
         self._positions = position_limit(model)
+        self._takes = _taken(model, ("position_ids", "logits_to_keep"))
         self._adapters = adapter_layers(model)
         self._output_head = None if is_compiled(model) else output_head(model)
 
@@ -156,7 +157,7 @@ class _ModelSession:
             **({self._cache_name: self._cache} if cached else {}),
             attention_mask=None if mask is None else mask[:, :-1].to(device),
             use_cache=cached,
-            **_taken(self.model, options),
+            **{name: value for name, value in options.items() if name in self._takes},
         )
         # It may be the student itself, whose adapter only chooses.
         with unswitched(self._adapters), gapless_head_input(gappy_head):
@@ -178,12 +179,12 @@ class _ModelSession:
             )
 
 
-def _taken(model: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Those of the options that the model's forward takes."""
+def _taken(model: Any, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the arguments that the model's forward takes."""
     parameters = inspect.signature(model.forward).parameters
     if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-        return options
-    return {name: value for name, value in options.items() if name in parameters}
+        return names
+    return tuple(name for name in names if name in parameters)
 
 
 def _common_size(logits: torch.Tensor, vocabulary: int | None) -> int:
