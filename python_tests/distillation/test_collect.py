@@ -177,12 +177,10 @@ def test_rollouts_of_other_options_are_refused(tmp_path, collection):
 
 
 def test_a_process_among_several_removes_what_it_has_left_itself(tmp_path, monkeypatch):
-    """Others may be writing theirs; the manifest is written by all of them."""
+    """And what processes have left that there are no more; others may be writing theirs."""
     folder = run_collect(tmp_path).folder
-    mine = [f"{name}.x.unfinished" for name in ("trajectories-00001.jsonl", "manifest.json.rank1")]
-    others = [
-        f"{name}.x.unfinished" for name in ("trajectories-00002.jsonl", "manifest.json.rank0")
-    ]
+    names = {i: f"manifest.json.process-{i}.x.unfinished" for i in range(3)}
+    mine, others = [names[1], names[2], "manifest.json.x.unfinished"], [names[0]]
     for name in (*mine, *others):
         (folder / name).touch()
     monkeypatch.setenv("RANK", "1")
@@ -202,7 +200,7 @@ def test_a_process_killed_while_it_writes_the_manifest_leaves_its_name(tmp_path,
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         run_collect(tmp_path)
-    assert len(found) == 1 and found[0].startswith("manifest.json.rank1.")
+    assert len(found) == 1 and found[0].startswith("manifest.json.process-1.")
 
 
 def test_seeds_share_no_random_numbers(tmp_path):

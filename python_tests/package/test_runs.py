@@ -8,7 +8,7 @@ import pytest
 
 from s2t_ext.runs.checks import require
 from s2t_ext.runs.files import write_atomically
-from s2t_ext.runs.run_folder import RunFolder
+from s2t_ext.runs.run_folder import RunFolder, append_line
 from s2t_ext.runs.seeds import PATHS, PROBLEMS, SEEDS, row_seed
 
 
@@ -53,6 +53,52 @@ def test_processes_share_a_folder_and_none_cuts_what_another_is_writing(tmp_path
     run.merge("x", [{"n": 0}, {"n": 1}])
     assert theirs.read_text() == '{"n": 0}\n{"n": 1}\n' and not own.parent.exists()
     assert run.results("x") == [{"n": 0}, {"n": 1}]
+
+
+def test_what_a_killed_process_has_left_goes_when_it_starts_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    RunFolder(tmp_path, {"a": 1}, "test")
+    folders = [tmp_path / part for part in ("", "results", "policies", "results/process-1")]
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        for rank in (0, 1):
+            (folder / f"x.json.process-{rank}.y.unfinished").touch()
+    monkeypatch.setenv("RANK", "1")
+    run = RunFolder(tmp_path, {"a": 1}, "test")
+    for folder in folders:
+        assert [p.name for p in folder.glob("*.unfinished")] == ["x.json.process-0.y.unfinished"]
+    monkeypatch.setenv("RANK", "0")
+    RunFolder(tmp_path, {"a": 1}, "test")
+    run.merge("x", [])  # killed before it had removed its folder
+    assert (
+        not list(tmp_path.rglob("*.unfinished")) and not (tmp_path / "results/process-1").exists()
+    )
+
+
+def test_a_result_is_kept_where_another_process_removes_the_empty_folder(tmp_path, monkeypatch):
+    def removed_first(path, record):
+        monkeypatch.undo()
+        path.parent.rmdir()
+        append_line(path, record)
+
+    run = RunFolder(tmp_path, {"a": 1}, "test")
+    monkeypatch.setattr("s2t_ext.runs.run_folder.append_line", removed_first)
+    monkeypatch.setattr(run, "_own_file", lambda name: tmp_path / "results/process-1/x.jsonl")
+    run.append("x", {"n": 0})
+    assert run.results("x") == [{"n": 0}]
+
+
+def test_a_killed_write_leaves_the_name_of_its_process(tmp_path, monkeypatch):
+    def killed(*names):
+        found.extend(p.name for p in tmp_path.iterdir())
+        raise KeyboardInterrupt
+
+    found = []
+    monkeypatch.setenv("RANK", "7")
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", "text")
+    assert len(found) == 1 and found[0].startswith("file.process-7.")
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])

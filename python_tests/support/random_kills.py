@@ -28,6 +28,8 @@ from s2t_ext.distillation.data.collection import Collection
 from s2t_ext.distillation.options import DistillConfig
 from s2t_ext.distillation.train import distill
 
+fsync = os.fsync
+
 
 def killed(work: Callable[[], None], kills: int, duration: float) -> int:
     """Runs `work` in children until one ends by itself; kills the first `kills` of them."""
@@ -58,6 +60,12 @@ def killed_as_two(work: Callable[[], None], kills: int, duration: float) -> int:
             os._exit(0)
     assert [os.waitpid(pid, 0)[1] for pid in supervisors] == [0, 0], "a process failed by itself"
     return 2 * kills
+
+
+def slow_fsync(handle: int) -> None:
+    """As of a busy disk, so that kills fall into writes too."""
+    fsync(handle)
+    time.sleep(0.05)
 
 
 def collected(folder: Path) -> dict:
@@ -92,6 +100,7 @@ def answered(folder: Path) -> dict:
 
 def main(folder: Path, kills: int, what: str) -> None:
     torch.set_num_threads(1)
+    os.fsync = slow_fsync
     if what in ("collect", "two"):
 
         def work(name: str) -> None:
@@ -144,6 +153,8 @@ def main(folder: Path, kills: int, what: str) -> None:
         if peace.get(name) != war.get(name)
     }
     assert not differ, f"a resumed run differs: {str(differ)[:4000]}"
+    left = [path.name for path in (folder / "war").rglob("*.unfinished")]
+    assert not left, f"a resumed run leaves {left}"
     print(f"{what}: {done} kills, the same files")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s2t_ext.runs.files import write_atomically
+from s2t_ext.runs.files import remove_unfinished, write_atomically
 
 CHECKPOINT_NAME = "checkpoint.pt"
 METRICS_NAME = "metrics.jsonl"
@@ -31,6 +31,7 @@ class TrainingState:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._accelerator = accelerator
         self.is_main = bool(accelerator.is_main_process)
+        remove_unfinished(self.folder)
         # Through JSON, so that what was saved compares equal.
         self.identity = json.loads(json.dumps(identity))
 

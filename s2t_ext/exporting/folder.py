@@ -10,7 +10,7 @@ from torch import nn
 from s2t_ext.exporting.card import CARD_NAME, model_card, selector_card
 from s2t_ext.exporting.custom_generate import SELECTOR_FOLDER, TEMPLATE
 from s2t_ext.hf.identity import describe_base_model
-from s2t_ext.runs.files import give_usual_modes, write_atomically
+from s2t_ext.runs.files import give_usual_modes, remove_unfinished, write_atomically
 from s2t_ext.selectors.selector import Selector
 
 
@@ -49,6 +49,8 @@ def export(
             choose).
     """
     output = Path(output)
+    for folder in (output, output / SELECTOR_FOLDER, output / "custom_generate"):
+        remove_unfinished(folder)
     card = selector_card(selector)
     if not isinstance(selector, Selector):
         selector = Selector.from_pretrained(selector, model)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.runs.processes import this_process
 from s2t_ext.runs.shipped import shipped_folder
 
 
@@ -56,16 +58,16 @@ def locate_file(path_or_repo: str | Path, name: str, reader: str = "load_selecto
         ) from error
 
 
-def write_atomically(path: Path, content: str | bytes, *, writer: str = "") -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that it is there whole or not at all, even after a power cut, with the mode
     that the umask gives to new files.
 
-    A killed process leaves `<name>.<writer><random>.unfinished` behind; `writer` tells those of
-    several processes apart.
+    A killed process leaves `<name>.process-<its number>.<random>.unfinished` behind, which
+    `remove_unfinished` removes.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
-    prefix = f"{path.name}.{writer}"
+    prefix = f"{path.name}.process-{os.environ.get('RANK', '0')}."
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".unfinished")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -78,6 +80,18 @@ def write_atomically(path: Path, content: str | bytes, *, writer: str = "") -> N
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes the unfinished files of a killed run from a folder, except what another of the
+    processes that share it may be writing.
+    """
+    number, count = this_process()
+    for path in folder.glob("*.unfinished"):
+        found = re.search(r"\.process-(\d+)\.[^.]*\.unfinished$", path.name)
+        writer = int(found[1]) if found else number
+        if count == 1 or writer == number or writer >= count:
+            path.unlink(missing_ok=True)
 
 
 def give_usual_modes(folder: str | Path) -> None:

@@ -3,6 +3,7 @@
 config.json          settings, written first; another run may go on only with the same ones
 runs.jsonl           one line per start: when, on what, with which versions
 results/NAME.jsonl   one line per problem, appended as it is done
+policies/NAME.json   of an evaluation: what decides those results
 
 Of several processes that share the work, number i > 0 appends to results/process-i/NAME.jsonl until
 all is done.
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 
 from s2t_ext._version import __version__
-from s2t_ext.runs.files import read_json, write_atomically
+from s2t_ext.runs.files import read_json, remove_unfinished, write_atomically
 from s2t_ext.runs.processes import this_process
 
 CONFIG_NAME = "config.json"
@@ -70,6 +71,9 @@ class RunFolder:
         else:
             self.write("config.json", settings)
         (self.folder / "results").mkdir(exist_ok=True)
+        named = [self.folder / name for name in ("results", "policies")]
+        for part in (self.folder, *named, *self._process_folders()):
+            remove_unfinished(part)
         append_line(self.folder / "runs.jsonl", describe_run())
 
     def write(self, name: str, content: Any) -> Path:
@@ -99,19 +103,21 @@ class RunFolder:
     def append(self, name: str, result: dict[str, Any]) -> None:
         """Appends a result; it is on disk when this returns."""
         path = self._own_file(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        append_line(path, result)
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another has merged just now
+                return append_line(path, result)
 
     def merge(self, name: str, results: Sequence[dict[str, Any]]) -> None:
         """Puts all results into the one file, when no process appends to any more."""
         first, *others = self._files(name)
-        if not others:
-            return
-        write_atomically(first, "".join(json.dumps(result) + "\n" for result in results))
+        if others:
+            write_atomically(first, "".join(json.dumps(result) + "\n" for result in results))
         for path in others:
             path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # it holds others' results, or is gone
-                path.parent.rmdir()
+        for folder in self._process_folders():
+            with contextlib.suppress(OSError):  # it holds other results, or is gone
+                folder.rmdir()
 
     def _own_file(self, name: str) -> Path:
         """What this process appends to."""
@@ -121,9 +127,13 @@ class RunFolder:
 
     def _files(self, name: str) -> list[Path]:
         """The file of the first process, and those of others that there are."""
-        folder = self.folder / "results"
-        others = [path / f"{name}.jsonl" for path in sorted(folder.glob("process-*"))]
-        return [folder / f"{name}.jsonl", *(path for path in others if path.exists())]
+        others = [path / f"{name}.jsonl" for path in self._process_folders()]
+        own = self.folder / "results" / f"{name}.jsonl"
+        return [own, *(path for path in others if path.exists())]
+
+    def _process_folders(self) -> list[Path]:
+        """Where the processes but the first append to."""
+        return sorted((self.folder / "results").glob("process-*"))
 
     def _parse(self, path: Path, text: str) -> list[dict[str, Any]]:
         try:

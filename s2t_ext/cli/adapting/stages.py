@@ -73,8 +73,9 @@ class Adaptation:
 
     def all_stages(self) -> None:
         """Runs those that are not done."""
-        from s2t_ext.runs.files import write_atomically
+        from s2t_ext.runs.files import remove_unfinished, write_atomically
 
+        remove_unfinished(self.output)
         stages = [
             stage
             for stage in STAGES

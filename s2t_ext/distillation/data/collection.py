@@ -18,8 +18,7 @@ from typing import Any
 
 from s2t_ext.distillation.data.teacher_tokens import TeacherTokens, write_teacher_tokens
 from s2t_ext.distillation.groups import Trajectory
-from s2t_ext.runs.files import read_json, write_atomically
-from s2t_ext.runs.processes import share_of_this_process, this_process
+from s2t_ext.runs.files import read_json, remove_unfinished, write_atomically
 from s2t_ext.runs.run_folder import differing
 from s2t_ext.teachers.labels import TopTokens
 
@@ -57,6 +56,7 @@ class Collection:
             ValueError: if the folder holds one with other settings; the message names them.
         """
         folder = Path(folder)
+        remove_unfinished(folder)
         if (folder / MANIFEST_NAME).exists():
             collection = cls(folder)
             before = collection.manifest["settings"]
@@ -65,25 +65,10 @@ class Collection:
                     "collect: output must be a new folder or one collected with the same "
                     f"settings, got one that differs in {', '.join(differ)}: {folder}"
                 )
-            collection._remove_leftovers()
             return collection
         manifest = {"format_version": FORMAT_VERSION, "settings": settings, "shards": shards}
-        text = json.dumps(manifest, indent=2) + "\n"
-        write_atomically(folder / MANIFEST_NAME, text, writer=_writer())
+        write_atomically(folder / MANIFEST_NAME, json.dumps(manifest, indent=2) + "\n")
         return cls(folder)
-
-    def _remove_leftovers(self) -> None:
-        """What a killed run has left, except what another process may be writing."""
-        _, processes = this_process()
-        patterns = ["*.unfinished"]
-        if processes > 1:
-            own = share_of_this_process(range(self.num_shards))
-            files = [path(i) for path in (self.shard_path, self.tokens_path) for i in own]
-            patterns = [f"{file.name}.*.unfinished" for file in files]
-            patterns.append(f"{MANIFEST_NAME}.{_writer()}*.unfinished")  # all processes write it
-        for pattern in patterns:
-            for leftover in self.folder.glob(pattern):
-                leftover.unlink(missing_ok=True)
 
     @property
     def num_shards(self) -> int:
@@ -166,8 +151,3 @@ class Collection:
                     raise ValueError(
                         f"Collection: {path.name} line {number} must be JSON, got {error}"
                     ) from error
-
-
-def _writer() -> str:
-    """This process among those that share a collection, in the names of what it leaves."""
-    return f"rank{this_process()[0]}."
