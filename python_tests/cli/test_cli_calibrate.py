@@ -113,6 +113,7 @@ def test_calibrate_says_which_options_of_a_margin_go_together(folders):
     prompts = calibrate_command(folders, "--prompts", folders / "prompts.txt")
     for more, message in (
         (("--chooser", "c"), "--judge must be given with --chooser, got --chooser c"),
+        (("--harm-limit", "0.1"), "--judge must be given with --harm-limit, got --harm-limit 0.1"),
         (
             ("--teacher-model-name", "n"),
             "--judge must be given with --teacher-model-name, got --teacher-model-name n",

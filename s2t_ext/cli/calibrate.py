@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 #: Steps above the threshold from which on nothing is said about their number.
 _ENOUGH = 100
+_HARM_LIMIT = 0.2
 
 
 def calibrate(
@@ -64,11 +65,12 @@ def calibrate(
         ),
     ] = None,
     harm_limit: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Highest share of the overrides that may do harm, in [0, 1].",
+            help="With --judge: highest share of the overrides that may do harm, in [0, 1]; "
+            "default 0.2.",
         ),
-    ] = 0.2,
+    ] = None,
     teacher_model_name: TeacherModelName = None,
     teacher_cache_dir: TeacherCacheDir = None,
     dtype: Dtype = "bfloat16",
@@ -122,7 +124,7 @@ def calibrate(
                 load_teacher(judge, *where, tokenizer, dtype, model),
                 texts,
                 config,
-                harm_limit=harm_limit,
+                harm_limit=_HARM_LIMIT if harm_limit is None else harm_limit,
                 max_new_tokens=max_new_tokens,
                 batch_size=batch_size,
                 use_chat_template=use_chat_template,
@@ -144,14 +146,19 @@ def _check_margin(
     selector: str | None,
     judge: str | None,
     chooser: str | None,
-    harm_limit: float,
+    harm_limit: float | None,
     model_name: str | None,
     cache_dir: Path | None,
 ) -> None:
     """Says no to options of the margin that do not fit."""
-    if not 0 <= harm_limit <= 1:
+    if harm_limit is not None and not 0 <= harm_limit <= 1:
         raise ValueError(f"calibrate: harm_limit must be in [0, 1], got {harm_limit}")
-    needing = {"chooser": chooser, "teacher-model-name": model_name, "teacher-cache-dir": cache_dir}
+    needing = {
+        "chooser": chooser,
+        "harm-limit": harm_limit,
+        "teacher-model-name": model_name,
+        "teacher-cache-dir": cache_dir,
+    }
     for option, value in needing.items():
         if judge is None and value is not None:
             raise ValueError(f"--judge must be given with --{option}, got --{option} {value}")
