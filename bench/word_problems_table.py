@@ -14,9 +14,12 @@ from pathlib import Path
 from s2t_ext.evaluation.report import summarize
 
 STUDIES = Path(__file__).resolve().parent / "studies"
+#: K of every study.
+CANDIDATES = 8
 HEADER = (
     "| decoding | right | over templates (95 %) | won / lost | template p | steps with a choice | "
-    "tokens changed | the teacher is asked at | tokens an answer | seconds |"
+    "tokens changed | the teacher is asked at | tokens an answer | tokens through models | "
+    "seconds |"
 )
 
 
@@ -134,13 +137,23 @@ def read(row, count):
     return [{"texts": [""] * (8 if "maj@8" in row.answers else 1), **line} for line in lines]
 
 
+def through_models(row, entry):
+    """Tokens of an answer that go through models, as if it were decoded alone, without its prompt:
+    a second model that chooses reads it once more, a selector has the student read K candidates.
+    """
+    choices = entry["trigger_rate"] * entry["tokens"]
+    if "s2t-local" in row.answers:
+        return entry["tokens"] + CANDIDATES * choices
+    return entry["tokens"] * (2 if choices else 1)
+
+
 def lines_of(problems):
     """The lines of a set."""
     found = {row.name: read(row, problems.first) for row in problems.rows}
     summary = summarize(found)
     pairs = {(c["first"], c["second"]): c for c in summary["comparisons"]}
     greedy = problems.rows[0].name
-    yield f"| *{problems.title}* |" + " |" * 9
+    yield f"| *{problems.title}* |" + " |" * 10
     for row in problems.rows:
         entry, pair = summary["policies"][row.name], pairs.get((row.name, greedy))
         interval = entry["cluster_accuracy"]
@@ -162,6 +175,7 @@ def lines_of(problems):
                 f"{entry['change_rate']:.1%}" if entry["trigger_rate"] else "0",
                 f"{asked:.0f} steps" if asked else "0",
                 f"{entry['tokens']:.0f}",
+                f"{through_models(row, entry):.0f}",
                 f"{entry['seconds']:.1f} |",
             ]
         )
@@ -169,7 +183,7 @@ def lines_of(problems):
 
 def table():
     """The whole table, as Markdown."""
-    lines = [HEADER, "|---" * 10 + "|"]
+    lines = [HEADER, "|---" * 11 + "|"]
     for problems in SETS:
         lines += lines_of(problems)
     return "\n".join(lines)
