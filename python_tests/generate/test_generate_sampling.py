@@ -163,15 +163,35 @@ def test_choices_by_score_temperature():
     assert (expected[candidates] > 100).all()
 
 
-def test_reserved_ids_are_never_drawn():
-    """Their probability goes to the others."""
-    reserved = (4, 6, 8)
-    expected = probabilities(PROMPT, dict(top_k=0, suppress_tokens=list(reserved)))[0] * ROWS
-    selector = make_selector(model(), reserved_ids=reserved)
+@pytest.mark.parametrize("name", [n for n in WARPERS if "watermarking_config" not in WARPERS[n]])
+def test_reserved_ids_are_never_drawn(name):
+    """Their probability goes to the others before any warper cuts something off, as if the ids were
+    suppressed; whoever does the cutting.
+    """
+    warper = {**WARPERS[name], "suppress_tokens": [4, 6, 8]}
+    warper.pop("logits_processor", None)
+    expected = probabilities(PROMPT, warper)[0]
+    reserved = {k: v for k, v in WARPERS[name].items() if k != "suppress_tokens"}
+    selector = make_selector(model(), reserved_ids=(4, 6, 8))
     generate = way_in("generate", model(), IDLE, selector, seed=20)
-    output = generate(input_ids=PROMPT.expand(ROWS, -1), max_new_tokens=1, do_sample=True, top_k=0)
-    counts = torch.bincount(output[:, -1], minlength=VOCAB)
-    assert chi_square_p_value(counts, expected) > FALSE_ALARM
+    arguments = dict(max_new_tokens=1, do_sample=True, return_dict_in_generate=True, **reserved)
+    output = generate(input_ids=PROMPT.expand(ROWS, -1), output_scores=True, **arguments)
+    counts = torch.bincount(output.sequences[:, -1], minlength=VOCAB)
+    assert chi_square_p_value(counts, expected * ROWS) > FALSE_ALARM
+    torch.testing.assert_close(
+        output.scores[0][0].double().softmax(-1), expected, atol=1e-6, rtol=0
+    )
+
+
+def test_a_row_goes_on_where_a_reserved_id_is_the_likeliest():
+    """What is left of the one token that this warper keeps is not nothing."""
+    warper = dict(do_sample=True, max_new_tokens=1, top_k=1, renormalize_logits=True)
+    warper |= dict(pad_token_id=11)  # what a row without a token would emit
+    favourite = int(model().generate(PROMPT, **warper)[0, -1])
+    second = model().generate(PROMPT, suppress_tokens=[favourite], **warper)
+    selector = make_selector(model(), reserved_ids=(favourite,))
+    output = way_in("generate", model(), IDLE, selector)(input_ids=PROMPT, **warper)
+    assert torch.equal(output, second)
 
 
 @pytest.mark.parametrize("warper", [dict(top_k=0), dict(typical_p=0.9)], ids=["fused", "not fused"])

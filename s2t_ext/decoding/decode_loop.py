@@ -68,7 +68,7 @@ def decode(
     if plan.config.proposer == "base" and has_adapter(model):
         base_proposer = AdapterSwitch(model)
     selection = _selection(model, plan, teacher, record, base_proposer)
-    ordinary = OrdinaryToken(logits_processor, generation_config.do_sample)
+    ordinary = OrdinaryToken(logits_processor, generation_config.do_sample, plan.blocked_ids)
     proposer = Proposer(plan, ordinary, generation_config)
     sequences = Sequences(input_ids, stopping_criteria, proposer.scores)
     loop = DecodeLoop(plan, student, sequences, proposer, selection, teacher)

@@ -60,6 +60,12 @@ class OrdinaryToken:
     """Splits `generate`'s processor list into what shapes the proposal and what only shapes
     sampling.
 
+    Args:
+        logits_processor: As `generate` has made it.
+        do_sample: Whether tokens are drawn.
+        blocked_ids: int64 [n], never drawn; None for none. Warpers do not see them either: what is
+            left of the others' probability would be cut off for their sake.
+
     Attributes:
         processors: Applied before candidates are proposed (penalties, bans, forced tokens, the
             user's own).
@@ -67,12 +73,18 @@ class OrdinaryToken:
         fused: Parameters if `sample_token` can do all warpers itself, else None.
     """
 
-    def __init__(self, logits_processor: LogitsProcessorList, do_sample: bool) -> None:
+    def __init__(
+        self,
+        logits_processor: LogitsProcessorList,
+        do_sample: bool,
+        blocked_ids: torch.Tensor | None = None,
+    ) -> None:
         processors = list(logits_processor)
         split = len(processors)
         while do_sample and split and isinstance(processors[split - 1], _WARPERS):
             split -= 1
         self.do_sample = do_sample
+        self.blocked_ids = blocked_ids
         self.processors = LogitsProcessorList(processors[:split])
         self.warpers = LogitsProcessorList(processors[split:])
         self.fused = _fuse(processors[split:])
@@ -88,13 +100,17 @@ class OrdinaryToken:
 
     def scores(self, input_ids: torch.Tensor, processed: torch.Tensor) -> torch.Tensor:
         """What transformers records under `scores`: the processed logits after the warpers, fp32
-        [batch, V]. The warpers run once per step, since some keep a state.
+        [batch, V]; of tokens that are never drawn, -inf. The warpers run once per step, since some
+        keep a state.
         """
-        if not self.warpers:
+        blocks = self.do_sample and self.blocked_ids is not None
+        if not self.warpers and not blocks:
             return processed
         if self._warped is None or self._warped[0] is not processed:
-            warped = _checked(self.warpers(input_ids, processed.clone()), processed)
-            self._warped = processed, warped
+            logits = processed.clone()
+            if blocks:
+                logits.index_fill_(1, self.blocked_ids, -torch.inf)
+            self._warped = processed, _checked(self.warpers(input_ids, logits), processed)
         return self._warped[1]
 
     def choose(
@@ -105,7 +121,6 @@ class OrdinaryToken:
         *,
         seed: torch.Tensor,
         position: torch.Tensor,
-        blocked_ids: torch.Tensor | None,
     ) -> torch.Tensor:
         """The ordinary next token of every row.
 
@@ -115,7 +130,6 @@ class OrdinaryToken:
             input_ids: int64 [batch, T].
             seed: int64 [batch], with `position` the key of the random numbers.
             position: int64 [batch].
-            blocked_ids: Never drawn.
 
         Returns:
             int64 [batch]; -1 for a row without a single valid logit.
@@ -138,7 +152,7 @@ class OrdinaryToken:
             min_p=rule(parameters.min_p),
             seed=seed,
             position=position,
-            blocked_ids=blocked_ids,
+            blocked_ids=self.blocked_ids,
         ).token
 
 

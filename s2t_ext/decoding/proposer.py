@@ -89,7 +89,6 @@ class Proposer:
             sequences.input_ids,
             seed=plan.seed,
             position=sequences.position,
-            blocked_ids=plan.blocked_ids,
         )
         invalid = ordinary < 0
         default = ordinary.masked_fill(invalid | sequences.padding_rows(), plan.pad_id)
