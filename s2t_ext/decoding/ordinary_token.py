@@ -103,13 +103,13 @@ class OrdinaryToken:
         [batch, V]; of tokens that are never drawn, -inf. The warpers run once per step, since some
         keep a state.
         """
-        blocks = self.do_sample and self.blocked_ids is not None
-        if not self.warpers and not blocks:
+        blocked = self.blocked_ids if self.do_sample else None
+        if not self.warpers and blocked is None:
             return processed
         if self._warped is None or self._warped[0] is not processed:
             logits = processed.clone()
-            if blocks:
-                logits.index_fill_(1, self.blocked_ids, -torch.inf)
+            if blocked is not None:
+                logits.index_fill_(1, blocked, -torch.inf)
             self._warped = processed, _checked(self.warpers(input_ids, logits), processed)
         return self._warped[1]
 
