@@ -1,6 +1,8 @@
 """A teacher's server that misbehaves: asked again, named, and nothing lost."""
 
 import sqlite3
+import threading
+import urllib.error
 
 import pytest
 from architectures import VOCAB
@@ -8,6 +10,7 @@ from completions_server import CompletionsServer
 from server_teacher import decode, teacher_at
 
 from s2t_ext import S2TConfig
+from s2t_ext.teachers import completions_client
 from s2t_ext.teachers.completions_client import CompletionsClient, TeacherServerError
 from s2t_ext.teachers.server_answers import parse_next
 
@@ -121,3 +124,61 @@ def test_a_file_that_is_no_cache_is_refused(tmp_path):
     (tmp_path / "completions.sqlite").write_text("something else entirely" * 100)
     with pytest.raises(ValueError, match="cache_dir must hold a cache or nothing"):
         CompletionsClient("http://127.0.0.1:9", "tiny", cache_dir=tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "completions.sqlite").mkdir()
+    with pytest.raises(OSError, match="cache_dir must be writable, got .*completions.sqlite: "):
+        CompletionsClient("http://127.0.0.1:9", "tiny", cache_dir=tmp_path)
+
+
+def test_a_cache_that_can_be_written_no_more_is_named(large, tmp_path):
+    """As on a full disk: the table is gone, which is no more than an operation that fails."""
+    with CompletionsServer(large).running() as url:
+        client = CompletionsClient(url, "tiny", cache_dir=tmp_path)
+        client.complete({"prompt": [3], "logprobs": 2}, parse_next)
+        with sqlite3.connect(tmp_path / "completions.sqlite") as database:
+            database.execute(
+                "CREATE TRIGGER full BEFORE INSERT ON answers BEGIN SELECT none(); END"
+            )
+        with pytest.raises(OSError, match="cache_dir must be writable, got .*completions.sqlite: "):
+            client.complete({"prompt": [4], "logprobs": 2}, parse_next)
+
+
+def test_requests_that_have_not_begun_end_with_the_program(large, monkeypatch):
+    """Ctrl-C does not wait for hundreds of questions that nobody wants answered any more."""
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(completions_client, "wait", interrupted)
+    server = CompletionsServer(large)
+    with server.running() as url:
+        client = CompletionsClient(url, "tiny", backoff=0.01, concurrency=2)
+        with server.lock, pytest.raises(KeyboardInterrupt):  # no answer before the interruption
+            bodies = [{"prompt": [3, i], "logprobs": 2} for i in range(3, 60)]
+            client.complete_all(bodies, parse_next)
+        for thread in threading.enumerate():
+            if thread.name.startswith("ThreadPoolExecutor"):
+                thread.join()
+    assert len(server.bodies) <= 2
+
+
+def test_a_key_that_was_read_from_a_file_ends_with_its_line(large):
+    seen = []
+
+    class Listens(CompletionsServer):
+        def handle(self, handler):
+            seen.append(handler.headers["Authorization"])
+            super().handle(handler)
+
+    with Listens(large).running() as url:
+        client = CompletionsClient(url, "tiny", api_key="secret\n", retries=0)
+        client.complete({"prompt": [3], "logprobs": 2}, parse_next)
+    assert seen == ["Bearer secret"]
+
+
+@pytest.mark.parametrize("told", ["nan", "-5", "soon"])
+def test_a_wait_that_is_no_time_is_not_waited(told):
+    error = urllib.error.HTTPError("", 503, "", {"Retry-After": told}, None)
+    assert completions_client._retry_after(error) == 0.0

@@ -1,5 +1,5 @@
 """A client for OpenAI-compatible completions servers: retries, deadlines, concurrency, and a cache
-on disk in which every answer survives an interruption.
+of answers.
 """
 
 from __future__ import annotations
@@ -9,26 +9,25 @@ import http.client
 import json
 import logging
 import random
-import sqlite3
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from s2t_ext.runs.checks import require
+from s2t_ext.runs.numbers import finite, integer
+from s2t_ext.teachers.answer_cache import FROM_SERVER, AnswerCache
 
 logger = logging.getLogger("s2t_ext")
 
-CACHE_NAME = "completions.sqlite"
 MAX_ANSWER_BYTES = 1 << 28
-
-#: Who is called, in the messages of errors.
-FROM_SERVER = "Teacher.from_server"
+#: Seconds between two attempts at most.
+MAX_PAUSE = 60.0
 
 
 class TeacherServerError(RuntimeError):
@@ -48,48 +47,6 @@ class UnusableAnswer(ValueError):
     """An answer that is JSON but lacks what was asked for; raised by the parsers of answers."""
 
 
-class AnswerCache:
-    """Request -> answer on disk. Every entry is its own transaction: a killed process loses none.
-
-    The key is the model's name and the request, not the server's address: a server that comes back
-    elsewhere finds its answers. Use one folder per model if two servers share a name.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        path = Path(folder) / CACHE_NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, check_same_thread=False, timeout=60.0)
-        try:
-            with self._connection:
-                self._connection.execute(
-                    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT)"
-                )
-        except sqlite3.DatabaseError as error:
-            raise ValueError(
-                f"Teacher.from_server: cache_dir must hold a cache or nothing, got {path}: {error}"
-            ) from error
-
-    def get(self, key: str) -> Any:
-        """The answer, or None."""
-        with self._lock:
-            query = "SELECT answer FROM answers WHERE key = ?"
-            row = self._connection.execute(query, (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
-
-    def put(self, key: str, answer: Any) -> None:
-        """Stores an answer durably."""
-        with self._lock, self._connection:
-            self._connection.execute(
-                "INSERT OR REPLACE INTO answers VALUES (?, ?)", (key, json.dumps(answer))
-            )
-
-    def __len__(self) -> int:
-        with self._lock:
-            count: int = self._connection.execute("SELECT count(*) FROM answers").fetchone()[0]
-        return count
-
-
 class CompletionsClient:
     """POSTs to /completions until there is a usable answer, or says which request had none.
 
@@ -98,8 +55,8 @@ class CompletionsClient:
         model_name: As the server knows it.
         timeout: Seconds for one answer to arrive in full.
         retries: Further attempts after a failed one.
-        backoff: Seconds before the first of them; doubles each time, with jitter; a server's
-            Retry-After is honoured.
+        backoff: Seconds before the first of them; doubles each time up to a minute, with jitter; a
+            server's Retry-After is honoured.
         concurrency: Requests in flight at a time.
         cache_dir: Folder of the cache; None keeps none.
         api_key: Sent as a bearer token.
@@ -130,6 +87,11 @@ class CompletionsClient:
             "be http(s)://...",
             url,
         )
+        timeout, backoff = (
+            finite(FROM_SERVER, *one) for one in (("timeout", timeout), ("backoff", backoff))
+        )
+        retries = integer(FROM_SERVER, "retries", retries)
+        concurrency = integer(FROM_SERVER, "concurrency", concurrency)
         require(timeout > 0, FROM_SERVER, "timeout", "be above 0 seconds", timeout)
         require(retries >= 0, FROM_SERVER, "retries", "be at least 0", retries)
         require(backoff >= 0, FROM_SERVER, "backoff", "be at least 0 seconds", backoff)
@@ -146,24 +108,28 @@ class CompletionsClient:
         #: Requests answered by the server so far (not by the cache).
         self.requests = 0
         self._headers = {"Content-Type": "application/json"}
-        if api_key is not None:
-            self._headers["Authorization"] = f"Bearer {api_key}"
+        if api_key is not None:  # one that was read from a file ends with its line
+            self._headers["Authorization"] = f"Bearer {api_key.strip()}"
         self._lock = threading.Lock()
 
-    def complete(self, body: dict[str, Any], parse: Callable[[dict[str, Any]], Any]) -> Any:
+    def complete(
+        self, body: dict[str, Any], parse: Callable[[dict[str, Any]], Any], part: str = ""
+    ) -> Any:
         """parse(first choice) for one request; an answer it rejects is asked for again.
 
         Args:
             body: Fields of the request besides the model.
             parse: Turns `choices[0]` into JSON values, which is what the cache keeps; raises
                 `UnusableAnswer` for one that lacks something.
+            part: Names what `parse` takes of an answer, where the same request may be parsed in
+                several ways: the cache keeps them apart.
 
         Raises:
             TeacherServerError: when all attempts have failed.
         """
         body = {"model": self.model_name, **self.extra_body, **body}
         data = json.dumps(body, sort_keys=True).encode()
-        key = hashlib.sha256(data).hexdigest()
+        key = hashlib.sha256(data + part.encode()).hexdigest()
         if self.cache is not None:
             known = self.cache.get(key)
             if known is not None:
@@ -174,15 +140,22 @@ class CompletionsClient:
         return answer
 
     def complete_all(
-        self, bodies: Sequence[dict[str, Any]], parse: Callable[[dict[str, Any]], Any]
+        self,
+        bodies: Sequence[dict[str, Any]],
+        parse: Callable[[dict[str, Any]], Any],
+        part: str = "",
     ) -> list[Any]:
         """`complete` for every request, concurrently; if some fail, the others still reach the
-        cache before the first error is raised.
+        cache before the first error is raised. After Ctrl-C those that have not begun never do.
         """
         if len(bodies) <= 1:
-            return [self.complete(body, parse) for body in bodies]
-        with ThreadPoolExecutor(min(self.concurrency, len(bodies))) as pool:
-            futures = [pool.submit(self.complete, body, parse) for body in bodies]
+            return [self.complete(body, parse, part) for body in bodies]
+        pool = ThreadPoolExecutor(min(self.concurrency, len(bodies)))
+        try:
+            futures = [pool.submit(self.complete, body, parse, part) for body in bodies]
+            wait(futures)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
         return [future.result() for future in futures]
 
     def post(self, data: bytes) -> dict[str, Any]:
@@ -215,7 +188,8 @@ def parse_with_retries(
     """The attempts behind `CompletionsClient.complete`."""
     attempts = client.retries + 1
     for attempt in range(1, attempts + 1):
-        wait = client.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
+        pause = client.backoff * 2.0 ** min(attempt - 1, 1000) * random.uniform(0.75, 1.25)
+        pause = min(pause, MAX_PAUSE)
         is_refusal = False
         try:
             return parse(client.post(data))
@@ -225,7 +199,7 @@ def parse_with_retries(
                 is_refusal = True
             # A server that is there, and fails at this kind of request each time.
             is_refusal |= error.code == 500 and attempt == attempts
-            wait = max(wait, _retry_after(error))
+            pause = max(pause, _retry_after(error))
         except UnusableAnswer as error:
             problem = f"an answer without what was asked for ({error})"
             is_refusal = attempt == attempts
@@ -240,7 +214,7 @@ def parse_with_retries(
                 is_refusal,
             )
         logger.info("%s: attempt %d of %d failed: %s", client.url, attempt, attempts, problem)
-        time.sleep(wait)
+        time.sleep(pause)
     raise AssertionError("unreachable")
 
 
@@ -269,6 +243,7 @@ def _excerpt(error: urllib.error.HTTPError) -> str:
 
 def _retry_after(error: urllib.error.HTTPError) -> float:
     try:
-        return min(60.0, float(error.headers.get("Retry-After", 0)))
+        seconds = float(error.headers.get("Retry-After", 0))
     except ValueError:  # a date
         return 0.0
+    return min(MAX_PAUSE, seconds) if seconds > 0 else 0.0  # not for NaN either

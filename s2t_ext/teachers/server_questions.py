@@ -95,7 +95,9 @@ class Questions:
         """
         if self.mode == "exact":
             body = self._body(ids, echo=True)
-            records = self.client.complete(body, lambda c: parse_echo(c, len(ids), first))
+            records = self.client.complete(
+                body, lambda c: parse_echo(c, len(ids), first), _echo_from(first)
+            )
             return [Position(record, self._names, self._floor) for record in records]
         return self.next_tokens([ids[:end] for end in range(first, len(ids))])
 
@@ -105,6 +107,7 @@ class Questions:
         answers = self.client.complete_all(
             [self._body([*prefix, c], echo=True) for c in missing],
             lambda choice: parse_echo(choice, len(prefix) + 1, len(prefix)),
+            _echo_from(len(prefix)),
         )
         for candidate, (record,) in zip(missing, answers, strict=True):
             position.add(candidate, record["chosen"][1])
@@ -127,8 +130,10 @@ class Questions:
             return False
         try:
             body = self._body([*prefix, token], echo=True)
-            length = len(prefix) + 1
-            (record,) = self.client.complete(body, lambda c: parse_echo(c, length, length - 1))
+            first = len(prefix)
+            (record,) = self.client.complete(
+                body, lambda c: parse_echo(c, first + 1, first), _echo_from(first)
+            )
         except TeacherServerError as error:
             if error.is_refusal:
                 return False
@@ -149,3 +154,10 @@ class Questions:
         if named is not None:
             body["logprob_token_ids"] = sorted({token for token in named if token >= 0})
         return {**body, "echo": True} if echo else body
+
+
+def _echo_from(first: int) -> str:
+    """Names the part of an echo that is kept: the same prompt may be echoed for its last token
+    alone, and as a trajectory.
+    """
+    return f"from {first}"
