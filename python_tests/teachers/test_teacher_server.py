@@ -10,7 +10,7 @@ from architectures import PROMPT, VOCAB
 from completions_server import CompletionsServer
 from models import prompts, tiny_model
 from server_teacher import decode, teacher_at
-from tiny_teachers import median_kl
+from tiny_teachers import median_kl, teacher_model
 
 import s2t_ext
 from s2t_ext import S2TConfig, Teacher
@@ -168,6 +168,42 @@ def test_ids_the_teacher_lacks_get_the_floor(large):
     assert labels.candidate_logprobs[2].tolist()[1] == -math.inf
 
 
+@pytest.mark.parametrize("mode", ["ids", "exact", "top"])
+def test_ids_the_student_lacks_are_not_taken_over(mode):
+    """A teacher with more rows than the student, whose own favourite is often one of those."""
+    large = teacher_model(vocabulary=VOCAB + 60)
+    config = S2TConfig(k=4, trigger="always", select="takeover", warmup_steps=0)
+    expected, _ = decode(Teacher.from_model(large), config)
+    ids, first = torch.arange(5, 30), 4
+    student = torch.zeros(len(ids) - first, 1, dtype=torch.int64), torch.zeros(len(ids) - first, 1)
+    labels = Teacher.from_model(large).label_trajectory(ids, first, *student, vocabulary=VOCAB)
+    free = Teacher.from_model(large).label_trajectory(ids, first, *student)
+    assert (free.teacher_argmax >= VOCAB).any()
+    with CompletionsServer(large, names_ids=mode == "ids").running() as url:
+        teacher = teacher_at(url, mode=mode, top_logprobs=VOCAB + 60)
+        if mode != "ids":  # there only the student's tokens and the favourite are told
+            assert decode(teacher, config)[0] == expected
+        decode(teacher, config)
+        actual = teacher.label_trajectory(ids, first, *student, vocabulary=VOCAB)
+    assert (actual.teacher_argmax < VOCAB).all()
+    if mode != "ids":
+        assert torch.equal(actual.teacher_argmax, labels.teacher_argmax)
+
+
+def test_a_kept_echo_serves_one_question_only(large, tmp_path):
+    """A candidate's echo is that of a trajectory which ends with it, and holds one token of it."""
+    ids, candidates = list(range(5, 12)), list(range(20, 26))
+    student = torch.tensor([[5, 6], [6, 7], [8, 9], [8, 9]]), torch.zeros(4, 2)
+    trajectory = torch.tensor([*ids, candidates[0]])
+    with CompletionsServer(large, most=2).running() as url:
+        teacher = teacher_at(url, mode="exact", cache_dir=tmp_path)
+        expected = teacher_at(url, mode="exact").label_trajectory(trajectory, 4, *student)
+        for _ in range(2):
+            scores = teacher.candidate_logprobs(ids, candidates)
+            assert torch.equal(teacher.label_trajectory(trajectory, 4, *student).kl, expected.kl)
+        assert scores == teacher_at(url, mode="exact").candidate_logprobs(ids, candidates)
+
+
 def test_a_server_has_no_vocabulary_wide_logits(large):
     with pytest.raises(NotImplementedError, match="use label_trajectory"):
         Teacher.from_server("http://127.0.0.1:9", "tiny").score_trajectory(torch.arange(9), 3)
@@ -183,6 +219,12 @@ def test_a_server_has_no_vocabulary_wide_logits(large):
         ({"timeout": 0.0}, "timeout must be above 0"),
         ({"retries": -1}, "retries must be at least 0"),
         ({"concurrency": 0}, "concurrency must be at least 1"),
+        ({"timeout": math.inf}, "timeout must be finite, got inf"),
+        ({"timeout": None}, "timeout must be a number, got None"),
+        ({"backoff": math.nan}, "backoff must be finite, got nan"),
+        ({"retries": 1.5}, "retries must be an integer, got 1.5"),
+        ({"concurrency": 2.0}, "concurrency must be an integer, got 2.0"),
+        ({"top_logprobs": "20"}, "top_logprobs must be an integer, got '20'"),
     ],
 )
 def test_options_out_of_range_are_refused(options, message):
@@ -204,7 +246,10 @@ def test_an_address_that_is_none_is_refused(url):
         {"tokens": ["a"], "token_logprobs": ["high"], "top_logprobs": [{"a": -1.0}]},
         {"tokens": ["a"], "token_logprobs": [3.0], "top_logprobs": [{"a": 3.0}]},
         {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [None]},
+        {"tokens": [None], "token_logprobs": [-1.0], "top_logprobs": [{"a": -1.0}]},
         {"content": [{"token": "a"}]},
+        {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": [{"logprob": -1.0}]}]},
+        {"content": [{"id": 1.5, "logprob": -1.0, "top_logprobs": [{"id": 1, "logprob": -1.0}]}]},
         {"content": []},
         [],
     ],
@@ -213,3 +258,13 @@ def test_log_probabilities_of_unknown_shape_are_unusable(logprobs):
     for parse in (parse_next, lambda choice: parse_echo(choice, 2, 1)):
         with pytest.raises(ValueError):
             parse({"logprobs": logprobs})
+
+
+def test_a_name_is_the_id_or_the_text_where_there_is_none():
+    entry = {"id": None, "token": "a", "logprob": -1.0}
+    for extra, name in (({}, "a"), ({"id": 7}, 7)):
+        entry |= extra
+        record = parse_next({"logprobs": {"content": [{**entry, "top_logprobs": [entry]}]}})
+        assert record == {"chosen": [name, -1.0], "top": [[name, -1.0]]}
+    for odd in (-5, "token_id:-5", "token_id:\u00b2"):
+        assert Position({"chosen": [odd, -1.0], "top": []}, TokenNames()).argmax == -1

@@ -15,8 +15,10 @@ from s2t_ext import ops
 from s2t_ext.hf.identity import vocabulary_size
 from s2t_ext.ops import SupportKL
 from s2t_ext.runs.checks import require
+from s2t_ext.runs.numbers import integer
+from s2t_ext.teachers.answer_cache import FROM_SERVER
 from s2t_ext.teachers.base import Teacher, check_first
-from s2t_ext.teachers.completions_client import FROM_SERVER, CompletionsClient
+from s2t_ext.teachers.completions_client import CompletionsClient
 from s2t_ext.teachers.labels import TopTokens, TrajectoryLabels, listed_tokens
 from s2t_ext.teachers.server_answers import Position
 from s2t_ext.teachers.server_questions import MODES, Questions
@@ -82,6 +84,7 @@ class ServerTeacher(Teacher, kind="server"):
             f"be one of {', '.join(PROMPTS)}",
             prompt,
         )
+        top_logprobs = integer(FROM_SERVER, "top_logprobs", top_logprobs)
         require(top_logprobs >= 1, FROM_SERVER, "top_logprobs", "be at least 1", top_logprobs)
         require(floor is None or floor <= 0, FROM_SERVER, "floor", "be at most 0 nats", floor)
         if prompt == "text":
@@ -132,7 +135,7 @@ class ServerTeacher(Teacher, kind="server"):
                 f"have the student's vocabulary ({rows} rows)",
                 f"{entries} entries",
             )
-        return _ServerSession(self)
+        return _ServerSession(self, vocabulary_size(student))
 
     def candidate_logprobs(self, prefix: list[int], candidates: list[int]) -> list[float]:
         """Log-probabilities of candidates for the next token, in nats.
@@ -186,7 +189,7 @@ class ServerTeacher(Teacher, kind="server"):
         if by_ids:
             prefixes = [ids[:end] for end in range(first, len(ids))]
             positions = self.questions.next_tokens(prefixes, known.tolist())
-        labels = view(positions, known, student_logits, known)
+        labels = view(positions, known, student_logits, known, limit)
         best = None
         if top:
             listed = [position.listed(limit) for position in lists]
@@ -195,10 +198,16 @@ class ServerTeacher(Teacher, kind="server"):
 
 
 class _ServerSession:
-    """One generation: a request per row that needs an answer, all at once."""
+    """One generation: a request per row that needs an answer, all at once.
 
-    def __init__(self, teacher: ServerTeacher) -> None:
+    Args:
+        teacher: Who is asked.
+        vocabulary: Rows of the student's embedding.
+    """
+
+    def __init__(self, teacher: ServerTeacher, vocabulary: int) -> None:
         self.teacher = teacher
+        self.vocabulary = vocabulary
         self._before = teacher.client.requests
 
     @property
@@ -233,7 +242,7 @@ class _ServerSession:
             if mode == "exact":
                 questions.fill_in(prefix, position, some)
             positions[row] = position
-        return view(positions, student_ids, student_logits, candidate_ids)
+        return view(positions, student_ids, student_logits, candidate_ids, self.vocabulary)
 
 
 def view(
@@ -241,8 +250,11 @@ def view(
     student_ids: torch.Tensor,
     student_logits: torch.Tensor,
     candidate_ids: torch.Tensor,
+    vocabulary: float = math.inf,
 ) -> SupportKL:
-    """`SupportKL` of listed log-probabilities; None stands for a row that was not asked for."""
+    """`SupportKL` of listed log-probabilities; None stands for a row that was not asked for. The
+    teacher's own token is one of the student's `vocabulary`.
+    """
     device = student_ids.device
     support = torch.full(student_ids.shape, -math.inf, dtype=torch.float32)
     candidates = torch.full(candidate_ids.shape, -math.inf, dtype=torch.float32)
@@ -256,7 +268,7 @@ def view(
         candidates[row] = torch.tensor(
             [position[i] for i in candidate_ids[row].tolist()], dtype=torch.float32
         )
-        argmax[row] = position.argmax
+        argmax[row] = position.best(vocabulary)
     # The divergence looks at the support only, so the support can stand for the vocabulary.
     places = torch.arange(student_ids.shape[1], device=device).expand_as(student_ids)
     places = places.where(student_ids >= 0, -1).contiguous()

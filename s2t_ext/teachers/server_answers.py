@@ -52,8 +52,8 @@ class TokenNames:
     def id_of(self, name: int | str) -> int:
         """The id, or -1 if it is not known, or several tokens have this text."""
         if isinstance(name, int):
-            return name
-        if name.startswith(_ID_PREFIX) and name[len(_ID_PREFIX) :].isdigit():
+            return max(name, -1)
+        if name.startswith(_ID_PREFIX) and name[len(_ID_PREFIX) :].isdecimal():
             return int(name[len(_ID_PREFIX) :])
         if self._ids is None:
             self._ids = {} if self.tokenizer is None else self._by_text()
@@ -84,14 +84,19 @@ class Position:
         if value is not None:
             top.append((name, float(value)))
         self._logprobs: dict[int, float] = {}
-        self.argmax, best = -1, -math.inf
-        for name, value in top:
-            index = names.id_of(name)
+        self._listed = [(names.id_of(name), value) for name, value in top]
+        for index, value in self._listed:
             if index >= 0:
                 self._logprobs.setdefault(index, value)
-            if value > best:
-                self.argmax, best = index, value
+        self.argmax = self.best()
         self.floor = _largest_unlisted(record["top"]) if floor is None else floor
+
+    def best(self, limit: float = math.inf) -> int:
+        """The likeliest token whose id is below `limit`, the first of equals: ids from there on are
+        no tokens of the student. -1 if the server's name for it has no id, or there is none.
+        """
+        known = [(value, index) for index, value in self._listed if index < limit]
+        return max(known, key=lambda one: one[0], default=(-math.inf, -1))[1]
 
     def add(self, token: int, logprob: float) -> None:
         """Adds what a further request has found out."""
@@ -129,15 +134,25 @@ def _records(choice: dict[str, Any]) -> Iterator[Record]:
         columns = logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"]
         for name, value, top in zip(*columns, strict=True):
             listed = [[key, _logprob(v)] for key, v in (top or {}).items()]
-            yield {"chosen": [name, _logprob(value)], "top": listed}
+            yield {"chosen": [_name(name), _logprob(value)], "top": listed}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UnusableAnswer(f"log-probabilities of unknown shape: {error!r}") from error
 
 
 def _entry(entry: dict[str, Any]) -> Record:
-    top = [[item.get("id", item.get("token")), _logprob(item["logprob"])] for item in
-           entry["top_logprobs"]]  # fmt: skip
-    return {"chosen": [entry.get("id", entry["token"]), _logprob(entry["logprob"])], "top": top}
+    top = [[_name_in(item), _logprob(item["logprob"])] for item in entry["top_logprobs"]]
+    return {"chosen": [_name_in(entry), _logprob(entry["logprob"])], "top": top}
+
+
+def _name_in(entry: dict[str, Any]) -> int | str:
+    """The id, or the text where there is none."""
+    return _name(entry["token"] if entry.get("id") is None else entry["id"])
+
+
+def _name(name: Any) -> int | str:
+    if isinstance(name, (int, str)):
+        return name
+    raise TypeError(f"{name!r} names no token")
 
 
 def _logprob(value: Any) -> float | None:
