@@ -224,6 +224,15 @@ def test_without_a_seed_torch_s_generator_decides():
     assert not torch.equal(draw(1), generate(input_ids=PROMPT, do_sample=True, max_new_tokens=12))
 
 
+def test_a_top_k_of_any_size_keeps_every_token():
+    generate = way_in("generate", model(), IDLE, make_selector(model()), seed=4)
+    draws = [
+        generate(input_ids=PROMPT, do_sample=True, max_new_tokens=12, top_k=top_k)
+        for top_k in (0, VOCAB, 10**9, 2**63, 10**30)
+    ]
+    assert all(torch.equal(draw, draws[0]) for draw in draws)
+
+
 def test_every_warper_runs_once_a_step():
     """Some keep a state (SynthID's watermark), so scores and draw share one result."""
 

@@ -46,6 +46,10 @@ _WARPERS = (
 )
 
 
+#: A `top_k` from which on nothing is cut off, and which 64 bits hold.
+_EVERY_TOKEN = 2**62
+
+
 @dataclass(frozen=True)
 class SamplingParameters:
     """Arguments of `sample_token`; the defaults draw from the softmax of the logits as they are."""
@@ -186,7 +190,7 @@ def _fuse(warpers: list[LogitsProcessor]) -> SamplingParameters | None:
     temperature, top_k, top_p, min_p = _FUSED
     return SamplingParameters(
         temperature=float(value(temperature, "temperature", 1.0)),
-        top_k=int(value(top_k, "top_k", 0)),
+        top_k=min(int(value(top_k, "top_k", 0)), _EVERY_TOKEN),
         top_p=float(value(top_p, "top_p", 1.0)),
         min_p=float(value(min_p, "min_p", 0.0)),
     )
