@@ -3,6 +3,8 @@
 import itertools
 import os
 import stat
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +113,21 @@ def test_files_get_the_mode_of_the_umask(tmp_path, mask):
     mode = stat.S_IMODE((tmp_path / "a" / "file").stat().st_mode)
     assert mode == 0o666 & ~mask
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["file"]
+
+
+def test_what_is_no_file_is_written_to(tmp_path):
+    """A file in the place of a pipe or of /dev/stdout would hide it from everybody else."""
+    pipe, got = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write_atomically(pipe, "text")
+    reader.join()
+    assert got == ["text"] and pipe.is_fifo()
+    with (tmp_path / "shown").open("w+") as file:
+        link = tmp_path / "stdout"  # as /dev/stdout is one, here to what a shell has redirected
+        link.symlink_to(f"/proc/self/fd/{file.fileno()}")
+        for path in (link, Path(f"/proc/self/fd/{file.fileno()}")):
+            write_atomically(path, "more ")
+        assert link.is_symlink() and file.read() == "more more "
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pipe", "shown", "stdout"]

@@ -27,6 +27,19 @@ def read_json(path: Path, reader: str) -> dict[str, Any]:
     return content
 
 
+def read_text(path: Path, reader: str) -> str:
+    """The text of a file that people make: UTF-8, with or without a byte order mark, whatever its
+    ends of lines.
+
+    Raises:
+        ValueError: in the name of `reader`, if it is no such text.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{reader}: {path} must be UTF-8 text, got {error}") from error
+
+
 def locate_file(path_or_repo: str | Path, name: str, reader: str = "load_selector") -> Path:
     """Path of one file of a folder or hub repository.
 
@@ -60,13 +73,17 @@ def locate_file(path_or_repo: str | Path, name: str, reader: str = "load_selecto
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Writes a file so that it is there whole or not at all, even after a power cut, with the mode
-    that the umask gives to new files.
+    that the umask gives to new files. What is no file, as /dev/stdout or a pipe, is written to.
 
     A killed process leaves `<name>.process-<its number>.<random>.unfinished` behind, which
     `remove_unfinished` removes.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
+    if _is_stream(path):
+        with path.open("ab") as file:
+            file.write(data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
     prefix = f"{path.name}.process-{os.environ.get('RANK', '0')}."
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".unfinished")
     try:
@@ -80,6 +97,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
         raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path stands for something other than a file, which one in its place would hide from
+    everybody else. Behind /dev/stdout there may be a file, which is still no other's to replace.
+    """
+    if path.is_dir():
+        return False
+    places = [os.path.realpath(path.parent) + "/"]
+    if path.is_symlink():
+        places.append(os.readlink(path))
+    is_of_a_process = any(place.startswith("/proc/") for place in places)
+    return is_of_a_process or (path.exists() and not path.is_file())
 
 
 def remove_unfinished(folder: Path) -> None:
