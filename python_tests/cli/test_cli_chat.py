@@ -134,7 +134,7 @@ def test_a_conversation_from_a_pipe(folder):
 def test_what_chat_needs(folder, tmp_path):
     command = ("chat", "--model", folder / "model", "--dtype", "float32")
     assert error_of(*command, "--trigger", "always") == (
-        "--selector must be given for --trigger and --threshold, got none"
+        "--selector must be given for --trigger, --threshold and --k, got none"
     )
     build_model("llama").save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)

@@ -12,7 +12,6 @@ from s2t_ext.cli.common import (
     check_path,
     load_model,
     one_line_errors,
-    read_prompts,
     say,
     show,
     wrote,
@@ -27,6 +26,7 @@ from s2t_ext.cli.options import (
     UseChatTemplate,
 )
 from s2t_ext.cli.teachers import check_teacher, is_server, load_teacher
+from s2t_ext.runs.given_files import check_output_file, read_prompts
 
 if TYPE_CHECKING:
     from s2t_ext.config import S2TConfig
@@ -86,6 +86,7 @@ def calibrate(
             raise FileNotFoundError(
                 f"--selector must be a folder (the threshold is stored in it), got {selector}"
             )
+        check_output_file("--output", output)
         texts = read_prompts(prompts)
         if not 0 < rate < 1:
             raise ValueError(f"calibrate: rate must be in (0, 1), got {rate}")

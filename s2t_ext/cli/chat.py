@@ -26,6 +26,7 @@ from s2t_ext.cli.options import (
 )
 from s2t_ext.cli.printer import Printer, summary_line
 from s2t_ext.cli.teachers import check_teacher, load_teacher
+from s2t_ext.runs.given_files import check_text
 
 if TYPE_CHECKING:
     from s2t_ext.cli.conversation import Conversation
@@ -67,8 +68,11 @@ def chat(
         local = None
         if selector is not None:
             local = decoding_config(selector, None, trigger=trigger, threshold=threshold, k=k)
-        elif trigger is not None or threshold is not None:
-            raise ValueError("--selector must be given for --trigger and --threshold, got none")
+        elif any(value is not None for value in (trigger, threshold, k)):
+            raise ValueError(
+                "--selector must be given for --trigger, --threshold and --k, got none"
+            )
+        check_text("--system", system)
         check_path("--model", model)
         if teacher is not None:
             check_teacher(teacher, teacher_model_name, teacher_cache_dir, model)

@@ -1,4 +1,4 @@
-"""What several commands share: loading models and prompts, printing, and saying no in one line."""
+"""What several commands share: loading models, printing, and saying no in one line."""
 
 from __future__ import annotations
 
@@ -131,10 +131,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def check_path(option: str, value: str) -> None:
     """Raises FileNotFoundError for what is neither there nor can be a hub repository's name."""
-    if Path(value).exists():
+    if value and Path(value).exists():
         return
-    if value.startswith((".", "/", "~")) or value.count("/") > 1:
-        raise FileNotFoundError(f"{option} must be a folder or hub repository, got {value}")
+    if not value or value.startswith((".", "/", "~")) or value.count("/") > 1:
+        raise FileNotFoundError(
+            f"{option} must be a folder or hub repository, got {value or repr(value)}"
+        )
 
 
 def decoding_config(selector: str | None, teacher: str | None, **given: Any) -> S2TConfig:
@@ -187,7 +189,11 @@ def quiet(bars: bool = True) -> None:
 
 
 def load_model(
-    path: str, dtype: str, device_map: str | None = None, trust_remote_code: bool = False
+    path: str,
+    dtype: str,
+    device_map: str | None = None,
+    trust_remote_code: bool = False,
+    option: str = "--model",
 ) -> tuple[Any, Any]:
     """(model, tokenizer) from a folder or hub repository, on the GPU if there is one.
 
@@ -196,8 +202,9 @@ def load_model(
         dtype: Of the weights.
         device_map: Where transformers puts the layers; None puts all on one device.
         trust_remote_code: Run code of the repository.
+        option: That names it, for messages.
     """
-    check_path("--model", path)
+    check_path(option, path)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -217,7 +224,9 @@ def load_model(
             model = AutoPeftModelForCausalLM.from_pretrained(path, dtype=dtype, **options)
             model = merge_adapter(model)
     except OSError as error:
-        raise FileNotFoundError(f"--model must be a model folder or repository: {error}") from error
+        raise FileNotFoundError(
+            f"{option} must be a model folder or repository, got {path}: {error}"
+        ) from error
     if device_map is None:
         device = "cpu"
         if torch.cuda.is_available():  # one GPU per process under accelerate or torchrun
@@ -239,27 +248,3 @@ def merge_adapter(adapted: Any) -> Any:
         if parameter.is_floating_point():  # no gradient goes to quantised ones
             parameter.requires_grad_(True)
     return model
-
-
-def read_prompts(path: Path) -> list[str]:
-    """Prompts of a file: JSON lines with "prompt" or "question", or plain text lines."""
-    if not path.is_file():
-        raise FileNotFoundError(f"--prompts must be a file, got {path}")
-    prompts = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        if path.suffix != ".jsonl":
-            prompts.append(line)
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: line {number} must be JSON, got {error}") from error
-        text = None
-        if isinstance(record, dict):
-            text = record.get("prompt", record.get("question"))
-        if not isinstance(text, str):
-            raise ValueError(f'{path}: line {number} must have "prompt" or "question", got {line}')
-        prompts.append(text)
-    return prompts

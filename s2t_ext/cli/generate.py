@@ -39,6 +39,7 @@ from s2t_ext.cli.options import (
 )
 from s2t_ext.cli.printer import Printer, summary_line
 from s2t_ext.cli.teachers import check_teacher, load_teacher
+from s2t_ext.runs.given_files import check_output_file, check_text
 
 if TYPE_CHECKING:
     from s2t_ext.decoding.record import DecodingRecord
@@ -115,6 +116,10 @@ def generate(
         sampling = _sampling(do_sample, temperature=temperature, top_p=top_p, top_k=top_k)
         if "" in prompt:
             raise ValueError("--prompt must not be empty, got ''")
+        check_text("--prompt", *prompt)
+        check_text("--system", system)
+        check_output_file("--trace", trace)
+        check_output_file("--html", html)
         if system is not None and not use_chat_template:
             raise ValueError("--system must be left out with --no-use-chat-template, got a text")
         config = decoding_config(

@@ -7,6 +7,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from s2t_ext.cli.options import DECODING, FORMER_NAMES, INPUT, LABELS, MODELS, OUTPUT, TEACHER
+from s2t_ext.runs.given_files import home_for_tilde
 
 TRAINING = "Training"
 GRADING = "Grading"
@@ -53,12 +54,16 @@ def section_of(command: str, parameter: Any) -> str:
 
 
 class Command(TyperCommand):
-    """A command whose help has sections, and that also takes the earlier spellings of options."""
+    """A command whose help has sections, that takes the earlier spellings of options too, and reads
+    `--option=~/x` as shells read `--option ~/x`.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         renamed = []
         for argument in args:
             name, equals, value = argument.partition("=")
+            if name.startswith("--"):
+                value = home_for_tilde(value)
             renamed.append(FORMER_NAMES.get(name, name) + equals + value)
         return super().parse_args(ctx, renamed)
 

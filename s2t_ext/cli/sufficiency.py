@@ -14,7 +14,6 @@ from s2t_ext.cli.common import (
     one_line_errors,
     plain_table,
     progress,
-    read_prompts,
     say,
     show,
     wrote,
@@ -30,6 +29,7 @@ from s2t_ext.cli.options import (
 )
 from s2t_ext.cli.resuming import check_output
 from s2t_ext.cli.teachers import TEACHER_HELP, check_teacher, load_teacher
+from s2t_ext.runs.given_files import read_prompts
 
 
 def sufficiency(

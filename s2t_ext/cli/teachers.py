@@ -22,7 +22,7 @@ PING_SECONDS = 10.0
 
 def is_server(teacher: str) -> bool:
     """Whether this is an address, not a path or repository."""
-    return teacher.startswith(("http://", "https://"))
+    return teacher.lower().startswith(("http://", "https://"))
 
 
 def check_teacher(
@@ -110,4 +110,4 @@ def load_teacher(
         return Teacher.from_model(
             merge_adapter(attach_adapter(folder, copy, "--teacher")), tokenizer
         )
-    return Teacher.from_model(*load_model(teacher, dtype))
+    return Teacher.from_model(*load_model(teacher, dtype, option="--teacher"))

@@ -30,6 +30,7 @@ from s2t_ext.cli.options import (
     UseChatTemplate,
 )
 from s2t_ext.cli.teachers import check_teacher, load_teacher
+from s2t_ext.runs.given_files import check_output_file, check_text
 
 
 def trace(
@@ -55,6 +56,8 @@ def trace(
         if (selector is None) == (teacher is None):
             raise ValueError("trace: either --selector or --teacher must be given")
         config = decoding_config(selector, teacher, trigger=trigger, threshold=threshold, k=k)
+        check_text("--prompt", prompt)
+        check_output_file("--html", html)
         check_path("--model", model)
         if teacher is not None:
             check_teacher(teacher, teacher_model_name, None, model)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.runs.files import read_text
 from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.prompts import Prompt
 
@@ -193,7 +194,7 @@ def _humaneval() -> list[Problem]:
 
 def _question_answers(path: Path) -> list[Problem]:
     problems = []
-    for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+    for number, line in enumerate(read_text(path, "load_task").split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s2t_ext.runs.given_files import home_for_tilde
+
 #: The commands that `adapt` runs, in their order; each may have a section of a recipe.
 STAGES = ("collect", "distill", "calibrate", "evaluate")
 
@@ -31,8 +33,10 @@ def read_recipe(path: Path | None) -> tuple[dict[str, Any], dict[str, dict[str, 
         raise FileNotFoundError(f"--config must be a file, got {path}")
     import yaml
 
+    from s2t_ext.runs.files import read_text
+
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = _at_home(yaml.safe_load(read_text(path, "--config")))
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise ValueError(f"--config: {path} must be YAML, got {where}") from error
@@ -92,6 +96,15 @@ def arguments(command: Any, values: Mapping[str, Any]) -> list[str]:
         for one in value if isinstance(value, list) else [value]:
             found += [] if one is None else [f"{parameter.opts[0]}={one}"]
     return found
+
+
+def _at_home(value: Any) -> Any:
+    """The value with the user's folder for `~` at the beginning of every text in it."""
+    if isinstance(value, dict):
+        return {name: _at_home(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_at_home(inner) for inner in value]
+    return home_for_tilde(value) if isinstance(value, str) else value
 
 
 def _by_name(values: Mapping[Any, Any]) -> dict[str, Any]:

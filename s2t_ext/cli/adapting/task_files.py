@@ -136,7 +136,9 @@ def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text("utf-8").split("\n") if line.strip()]
+    from s2t_ext.runs.files import read_text
+
+    return [line for line in read_text(path, "--prompts").split("\n") if line.strip()]
 
 
 def _questions(source: TaskSource) -> dict[str, dict[str, str]]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2t_ext.cli.common import read_prompts
+from s2t_ext.runs.given_files import read_prompt_records
 
 if TYPE_CHECKING:
     from s2t_ext.runs.prompts import Prompt
@@ -25,11 +24,7 @@ def grouped_prompts(path: Path) -> list[Prompt]:
     """Prompts of a file, with their groups where JSON lines name one."""
     from s2t_ext.runs.prompts import Prompt
 
-    texts = read_prompts(path)
-    if path.suffix != ".jsonl":
-        return [Prompt(text) for text in texts]
-    lines = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line.strip()]
     return [
-        Prompt(t, "" if r.get("group") is None else str(r["group"]))
-        for t, r in zip(texts, lines, strict=True)
+        Prompt(text, "" if record.get("group") is None else str(record["group"]))
+        for text, record in read_prompt_records(path)
     ]

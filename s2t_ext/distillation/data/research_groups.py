@@ -32,6 +32,7 @@ from s2t_ext.distillation.groups import Group, Trajectory
 from s2t_ext.distillation.packing import PackedModel
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.hf.trajectory import trajectory_logits
+from s2t_ext.runs.files import read_text
 from s2t_ext.runs.number_arguments import checked_numbers
 from s2t_ext.runs.prompts import Prompt, choose_held_out
 
@@ -195,7 +196,7 @@ class _Completer:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for number, text in enumerate(path.read_text("utf-8").split("\n"), 1):
+    for number, text in enumerate(read_text(path, "read_research_groups").split("\n"), 1):
         if not text.strip():
             continue
         where = f"read_research_groups: {path.name} line {number}"
