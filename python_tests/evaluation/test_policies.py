@@ -189,3 +189,10 @@ def test_answers_that_a_choice_ended_are_counted(tmp_path):
         assert all(r["ended_by_choice"] <= 1 - r["truncated"] for r in rows)
     assert summary["policies"]["greedy"]["ended_by_choice"] == 0
     assert "| ended by a choice |" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("temperature", [0, -0.5])
+def test_a_majority_of_equal_answers_is_refused(temperature):
+    with pytest.raises(ValueError, match=r"^Policy: temperature must be above 0 for maj@2 \("):
+        make_policy("maj@2", temperature=temperature)
+    assert make_policy("maj@1", temperature=0).paths == 1

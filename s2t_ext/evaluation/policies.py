@@ -53,6 +53,11 @@ class Policy:
 
     def __post_init__(self) -> None:
         normalise_number_fields(self)
+        if self.paths > 1 and self.temperature <= 0:
+            raise ValueError(
+                f"Policy: temperature must be above 0 for {self.name} (greedy answers are all the "
+                f"same), got {self.temperature}"
+            )
 
     def teacher_steps(self, steps: int, triggers: int) -> int:
         """At how many of the steps of an answer the teacher was asked.
