@@ -65,6 +65,16 @@ def test_a_file_of_questions(tmp_path):
     assert load_task(str(path), 1) == [first]
 
 
+def test_null_is_what_is_not_given(tmp_path):
+    names = ("id", "kind", "instruction", "group")
+    lines = [{"question": text, "answer": 2.5} for text in ("a", "b")]
+    for path, extra in (("x/mine.jsonl", {}), ("y/mine.jsonl", dict.fromkeys(names))):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).write_text("".join(json.dumps(line | extra) + "\n" for line in lines))
+    without, nulls = (load_task(str(tmp_path / name / "mine.jsonl")) for name in "xy")
+    assert nulls == without and "None" not in nulls[0].prompt
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -72,6 +82,13 @@ def test_a_file_of_questions(tmp_path):
         ("{", "line 1 must be"),
         ('{"question": "a"}', "'answer'"),
         ("[1]", "line 1 must be"),
+        ('{"question": null, "answer": 2}', "line 1 must be .*'question'"),
+        ('{"question": "a", "answer": null}', "line 1 must be .*'answer'"),
+        ('{"question": 3, "answer": 2}', "line 1 must be .*3 is no text"),
+        ('{"question": "a", "answer": ["2"]}', r"line 1 must be .*\['2'\] is no text or number"),
+        ('{"question": "a", "answer": 2, "instruction": 3}', "line 1 must be .*3 is no text"),
+        ('{"question": "a", "answer": 2, "kind": "maths"}', "kind of math, .*, got 'maths'"),
+        ('{"question": "a", "answer": 2, "kind": "code"}', "kind of math, .*, got 'code'"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path, content, message):

@@ -40,6 +40,9 @@ MIX: dict[str, dict[str, Any]] = {
     "calendar_arithmetic": dict(),
 }
 
+#: How the problems of a file may be graded; programs come with tests of their own.
+FILE_KINDS = ("math", "fraction", "text")
+
 MATH_INSTRUCTION = "Reason step by step, and put your final answer within \\boxed{}."
 CODE_INSTRUCTION = (
     "Complete this Python function. Answer with the whole function in one code block."
@@ -198,8 +201,8 @@ def _question_answers(path: Path) -> list[Problem]:
         if not line.strip():
             continue
         try:
-            item = json.loads(line)
-            prompt, answer = question_prompt(item), str(item["answer"])
+            item = _given(json.loads(line))
+            prompt, answer = question_prompt(item), _answer(item)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(
                 f'load_task: {path} line {number} must be {{"question", "answer"}}, got {error!r}'
@@ -207,8 +210,12 @@ def _question_answers(path: Path) -> list[Problem]:
         # GSM8K writes its worked solution before the answer.
         answer = answer.rsplit("####", 1)[-1].strip()
         key = str(item.get("id", f"{path.stem}/{number}"))
-        group = "" if item.get("group") is None else str(item["group"])
-        kind = item.get("kind", "math")
+        group, kind = str(item.get("group", "")), item.get("kind", "math")
+        if kind not in FILE_KINDS:
+            raise ValueError(
+                f"load_task: {path} line {number} must have a kind of {', '.join(FILE_KINDS)}, got "
+                f"{kind!r}"
+            )
         problems.append(Problem(key, path.stem, prompt, answer, kind, group))
     if not problems:
         raise ValueError(f"load_task: {path} must hold at least one problem, got none")
@@ -218,9 +225,30 @@ def _question_answers(path: Path) -> list[Problem]:
 def question_prompt(item: dict[str, Any]) -> str:
     """The user's turn for an item of a .jsonl file: its question and its instruction, by default
     that of all tasks.
+
+    Raises:
+        TypeError: if one of them is no text.
     """
-    question = str(item["question"]).strip()
-    return f"{question}\n{item.get('instruction', MATH_INSTRUCTION)}".strip()
+    item = _given(item)
+    question, instruction = item["question"], item.get("instruction", MATH_INSTRUCTION)
+    for text in (question, instruction):
+        if not isinstance(text, str):
+            raise TypeError(f"{text!r} is no text")
+    return f"{question.strip()}\n{instruction}".strip()
+
+
+def _given(item: Any) -> dict[str, Any]:
+    """The fields of an item that say something; null is how many programs write what is missing."""
+    if not isinstance(item, dict):
+        raise TypeError(f"{item!r} is no object")
+    return {name: value for name, value in item.items() if value is not None}
+
+
+def _answer(item: dict[str, Any]) -> str:
+    answer = item["answer"]
+    if not isinstance(answer, (str, int, float)):
+        raise TypeError(f"{answer!r} is no text or number")
+    return str(answer)
 
 
 def require_package(module: str, package: str) -> Any:

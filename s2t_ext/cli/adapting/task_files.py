@@ -82,7 +82,7 @@ class TaskSource:
             items = [json.loads(line) for line in _lines(self.prompts)]
         except json.JSONDecodeError:
             return False  # what reads it as prompts says so
-        return all(isinstance(i, dict) and "question" in i and "answer" in i for i in items)
+        return all(isinstance(item, dict) and _is_answered(item) for item in items)
 
     def __post_init__(self) -> None:
         if (self.prompts is None) == (self.task is None):
@@ -133,6 +133,10 @@ def write_task_files(source: TaskSource, folder: Path) -> Path | str | None:
         lines = [json.dumps(known[prompt.text]) + "\n" for prompt in learnt]
         write_atomically(folder / QUESTIONS_NAME, "".join(lines))
     return test
+
+
+def _is_answered(item: Mapping[str, Any]) -> bool:
+    return all(item.get(name) is not None for name in ("question", "answer"))
 
 
 def _lines(path: Path) -> list[str]:
@@ -187,7 +191,7 @@ def _files(source: TaskSource, folder: Path) -> tuple[list[Prompt], list[Problem
     ]
     if source.test is not None:
         return asked, load_task(str(source.test)), source.test
-    if not all("question" in item and "answer" in item for item in items):
+    if not all(_is_answered(item) for item in items):
         return asked, [], None
     keys = [p if source.by_group else Prompt(p.text) for p in asked]
     is_test = [key.is_held_out(TEST_SHARE, SALT) for key in keys]
