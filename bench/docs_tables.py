@@ -13,7 +13,7 @@ import lzma
 import re
 from pathlib import Path
 
-import word_problems_table
+import distilled_tasks_table
 
 BENCH = Path(__file__).resolve().parent
 STUDIES = BENCH / "studies"
@@ -263,7 +263,7 @@ def main():
         "evaluation": evaluation_table(),
         "sufficiency": sufficiency_table(),
         "distillation": distillation_line(),
-        "word problems": word_problems_table.table(),
+        "distilled tasks": distilled_tasks_table.table(),
     }
     for name, content in blocks.items():
         pattern = rf"<!-- {name} -->.*?<!-- /{name} -->"

@@ -1,6 +1,6 @@
-"""The one table of everything graded on word problems, from the answers in `bench/studies/`.
+"""The one table of all that was graded on distilled tasks, from the answers in `bench/studies/`.
 
-    python bench/word_problems_table.py
+    python bench/distilled_tasks_table.py
 
 `bench/docs_tables.py` writes it into `docs/results.md`. Rows of one set of problems are compared
 with greedy decoding on the same problems, by the sign-flip test over templates.
