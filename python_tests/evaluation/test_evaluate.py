@@ -73,6 +73,16 @@ def test_an_interrupted_run_resumes_and_a_finished_one_extends(tmp_path, monkeyp
     assert list(extended["policies"]) == ["greedy", "maj@3", "maj@2"] and len(calls) == 5
 
 
+def test_an_error_before_the_first_answer_is_the_one_that_is_raised(tmp_path, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("no memory left")
+
+    monkeypatch.setattr(PolicyRunner, "run", failing)
+    with pytest.raises(RuntimeError, match="no memory left"):
+        run(tmp_path)
+    assert json.loads((tmp_path / "summary.json").read_text())["policies"] == {}
+
+
 def test_a_folder_of_another_run_is_refused(tmp_path):
     run(tmp_path, [make_policy("maj@2")])
     with pytest.raises(ValueError, match="differs in max_new_tokens"):

@@ -178,6 +178,8 @@ def write_reports(run: RunFolder, summary: dict[str, Any]) -> None:
     """Writes summary.json, summary.md and, where matplotlib is installed, accuracy.png."""
     run.write("summary.json", summary)
     run.write("summary.md", markdown(summary))
+    if not summary["policies"]:
+        return  # interrupted before the first answer: there is nothing to draw
     try:
         import matplotlib
     except ImportError:
