@@ -27,9 +27,11 @@ import resource
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 TOLERANCE = 1e-4  # of a probability
+ENGINES = ExitStack()  # a stage's process ends with its engine
 STAGES = ("rollouts-transformers", "rollouts-vllm", "labels-transformers", "labels-vllm")
 SUPPORT = Path(__file__).resolve().parent.parent / "python_tests" / "support"
 
@@ -116,7 +118,7 @@ def run_rollouts(arguments, engine):
     if engine == "vllm":
         tokenizer = AutoTokenizer.from_pretrained(arguments.student)
         length, more = engine_arguments(arguments, tokenizer)
-        llm = load_engine(arguments.student, "float32", length, more)
+        llm = load_engine(ENGINES, arguments.student, "float32", length, more)
         with Clock() as clock:
             seeds = range(len(texts))
             answers = roll_out_in_engine(llm, tokenizer, texts, seeds=seeds, **options)
@@ -145,7 +147,7 @@ def run_labels(arguments, engine):
     student, tokenizer = load_model(arguments.student, "float32")
     if engine == "vllm":
         length, options = engine_arguments(arguments, tokenizer)
-        teacher = load_engine_teacher(arguments.teacher, "float32", length, options)
+        teacher = load_engine_teacher(ENGINES, arguments.teacher, "float32", length, options)
         if interpreted:
             widen_blocks()
     else:

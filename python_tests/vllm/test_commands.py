@@ -88,3 +88,28 @@ def test_evaluate(tiny, tmp_path):
     assert any(len(set(paths)) > 1 for paths in texts)  # the paths have seeds of their own
     settings = json.loads((tmp_path / "vllm" / "policies" / "greedy.json").read_text())
     assert settings["engine"] == "vllm"
+
+
+IN_ONE_PROCESS = """
+import multiprocessing, sys
+from typer.testing import CliRunner
+from s2t_ext.cli import app
+
+result = CliRunner().invoke(app, sys.argv[1:])
+assert result.exit_code == 0, result.output
+for child in multiprocessing.active_children():
+    child.join(60)  # told to end; it takes a moment
+assert not multiprocessing.active_children()
+"""
+
+
+def test_an_engine_ends_with_its_command(tiny, tmp_path):
+    """Its processes hold the weights and the cache, and `adapt` goes on with other commands."""
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"question": PROMPTS[0], "answer": "4"}) + "\n")
+    options = ["evaluate", "--model", tiny.folder, "--task", problems, "--dtype", "float32"]
+    options += ["--max-new-tokens", 4, "--policy", "greedy", "--output", tmp_path / "results"]
+    options += ["--engine", "vllm", "--engine-options", '{"enforce_eager": true}']
+    command = [sys.executable, "-c", IN_ONE_PROCESS, *map(str, options)]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]

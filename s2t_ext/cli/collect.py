@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -217,36 +218,36 @@ def _collect_labelled(
     as_json: bool,
 ) -> None:
     """Loads the models, runs `s2t_ext.collect` and prints what it has collected."""
-    name, arguments = engine
     settings = {**options, "prompts": len(chosen)}
     settings["held_out_by"] = None if options["held_out_by"] == "group" else options["held_out_by"]
     settings["teacher_topk"] = options["teacher_topk"] or None
     if rollouts_from is None:
-        settings["engine"] = "vllm" if name == "vllm" else None
+        settings["engine"] = "vllm" if engine[0] == "vllm" else None
     check_output("collect", output / "manifest.json", settings, inside="settings")
     student, tokenizer = load_model(model, dtype)
     import s2t_ext
 
     chosen_by = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
-    llm = large = None
-    if name == "vllm":
-        texts = [prompt.text for prompt in chosen]
-        length = longest_prompt(tokenizer, texts, options["use_chat_template"])
-        length += options["max_new_tokens"]
-        if rollouts_from is None:
-            llm = load_engine(model, dtype, length, arguments, selector, decoding)
-        large = load_engine_teacher(teacher[0], dtype, length, arguments)
-    if large is None:
-        large = load_teacher(*teacher, tokenizer, dtype, model)
-    collection = s2t_ext.collect(
-        *(student, tokenizer, large, chosen, output),
-        decoding=decoding,
-        selector=chosen_by,
-        rollouts_from=rollouts_from,
-        engine=llm,
-        **options,
-        progress=progress(),
-    )
+    with ExitStack() as engines:
+        llm = large = None
+        if engine[0] == "vllm":
+            texts = [prompt.text for prompt in chosen]
+            length = longest_prompt(tokenizer, texts, options["use_chat_template"])
+            length += options["max_new_tokens"]
+            if rollouts_from is None:
+                llm = load_engine(engines, model, dtype, length, engine[1], selector, decoding)
+            large = load_engine_teacher(engines, teacher[0], dtype, length, engine[1])
+        if large is None:
+            large = load_teacher(*teacher, tokenizer, dtype, model)
+        collection = s2t_ext.collect(
+            *(student, tokenizer, large, chosen, output),
+            decoding=decoding,
+            selector=chosen_by,
+            rollouts_from=rollouts_from,
+            engine=llm,
+            **options,
+            progress=progress(),
+        )
     summary = collection.summary()
     show(summary, as_json)
     _warn_of_share(summary, options["held_out"])

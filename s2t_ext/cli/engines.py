@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -87,6 +88,7 @@ _BATCHED_TOKENS = 4096
 
 
 def load_engine(
+    engines: ExitStack,
     model: str,
     dtype: str,
     length: int,
@@ -97,6 +99,8 @@ def load_engine(
     """A `vllm.LLM`.
 
     Args:
+        engines: Ends it when it is left. Its processes hold the weights and the cache, and `adapt`
+            goes on with other commands.
         model: Folder or hub repository.
         dtype: Of the weights.
         length: Tokens of the longest prompt and its answer.
@@ -118,15 +122,18 @@ def load_engine(
         decoding = {**(config.to_dict() if config else {"trigger": "never"}), "selector": selector}
         options["worker_cls"] = "s2t_ext.vllm.Worker"
         options["additional_config"] = {"s2t": decoding}
-    return LLM(model, **{**options, **arguments})
+    llm = LLM(model, **{**options, **arguments})
+    engines.callback(llm.llm_engine.engine_core.shutdown)
+    return llm
 
 
 def load_engine_teacher(
-    teacher: str, dtype: str, length: int, arguments: dict[str, Any]
+    engines: ExitStack, teacher: str, dtype: str, length: int, arguments: dict[str, Any]
 ) -> Teacher | None:
     """A teacher inside an engine; None for a server, and, which is said, where vLLM cannot label.
 
     Args:
+        engines: As of `load_engine`.
         teacher: Folder, hub repository or address.
         dtype: Of the weights.
         length: Tokens of the longest trajectory.
@@ -142,5 +149,5 @@ def load_engine_teacher(
     if current_platform.is_cpu() and os.environ.get("VLLM_USE_V2_MODEL_RUNNER") != "1":
         say("vLLM labels on its V2 model runner alone, which a CPU lacks: transformers labels")
         return None
-    llm = load_engine(teacher, dtype, length + 1, {"max_logprobs": 64, **arguments})
+    llm = load_engine(engines, teacher, dtype, length + 1, {"max_logprobs": 64, **arguments})
     return Teacher.from_vllm(llm, AutoTokenizer.from_pretrained(teacher))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -91,7 +92,7 @@ def evaluate(
 
     humaneval runs programs that the model wrote, in processes with limits but without a sandbox.
     """
-    with one_line_errors(resumes=True):
+    with one_line_errors(resumes=True), ExitStack() as engines:
         _check_policies(policy, selector, teacher)
         check_path("--model", model)
         arguments = [check_engine(engine, engine_options, name) for name in policy][0]
@@ -117,7 +118,8 @@ def evaluate(
         llm = None
         if engine == "vllm":
             length = longest_prompt(tokenizer, [p.prompt for p in every], use_chat_template)
-            llm = load_engine(model, dtype, length + max_new_tokens, arguments, selector)
+            length += max_new_tokens
+            llm = load_engine(engines, model, dtype, length, arguments, selector)
         chosen = s2t_ext.Selector.from_pretrained(selector, student) if selector else None
         options: dict[str, Any] = dict(
             k=k,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,14 +90,17 @@ def collect_without_teacher(
         settings["engine"] = "vllm" if engine[0] == "vllm" else None
     check_output("collect", output / "manifest.json", settings, inside="settings")
     answerer, tokenizer = load_model(model, dtype)
-    llm = None
-    if engine[0] == "vllm" and rollouts_from is None:
-        texts = [prompt.text for prompt in prompts]
-        length = longest_prompt(tokenizer, texts, options["use_chat_template"])
-        llm = load_engine(model, dtype, length + options["max_new_tokens"], engine[1])
-    collection = s2t_ext.collect_answers(
-        answerer, tokenizer, prompts, output, keep=keep, engine=llm, **options, progress=progress()
-    )
+    options = {**options, "progress": progress()}
+    with ExitStack() as engines:
+        llm = None
+        if engine[0] == "vllm" and rollouts_from is None:
+            texts = [prompt.text for prompt in prompts]
+            length = longest_prompt(tokenizer, texts, options["use_chat_template"])
+            length += options["max_new_tokens"]
+            llm = load_engine(engines, model, dtype, length, engine[1])
+        collection = s2t_ext.collect_answers(
+            answerer, tokenizer, prompts, output, keep=keep, engine=llm, **options
+        )
     asked = len(prompts) * options["rollouts"]
     show({"asked": asked, **collection.summary()}, as_json)
     wrote(
