@@ -189,3 +189,12 @@ def test_transformers_serves_two_requests_at_a_time(folder, tmp_path):
         time.sleep(1)
         answers = list(pool.map(lambda stream: ask(url, folder, stream), (False, True)))
     assert answers[0] == answers[1] and answers[0].endswith(SELECTED)
+
+
+def test_the_model_is_not_exported_over_itself(folder, tokenizer):
+    """Folded weights would take the place of those that were loaded."""
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with pytest.raises(ValueError, match="^export: output must be another folder than the model's"):
+        export("s2t_ext/demo", model, tokenizer, folder)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
