@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class Adaptation:
             done = {name: done[name] for name in stages[: number - 1]}
             with hints_left_out():
                 self._invoke(stage, given)
+            gc.collect()  # a stage's models lie in reference cycles; the next one needs the memory
             done[stage] = asked
             write_atomically(path, json.dumps(done, indent=2) + "\n")
 
