@@ -110,6 +110,14 @@ SETS = (
         ),
     ),
     Problems(
+        "200 held-out sums (`chain_sum`), distilled by one `adapt` command",
+        (
+            Row("greedy", "arithmetic/answers/greedy"),
+            Row("**the adapter chooses**", "arithmetic/answers/s2t@adapter"),
+            Row("the adapter alone", "arithmetic/answers/teacher@adapter"),
+        ),
+    ),
+    Problems(
         "300 problems of the training templates (seed 29)",
         (
             Row("greedy", "word_problems_chooser/answers/greedy"),
