@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2t_ext.runs.checks import require
-from s2t_ext.runs.files import locate_file, read_json, remove_unfinished, write_atomically
+from s2t_ext.runs.files import locate_file, read_json, write_atomically
 from s2t_ext.runs.numbers import integer, number
 from s2t_ext.triggers import TRIGGERS
 
@@ -150,7 +150,6 @@ class S2TConfig:
         """Writes the options under "decoding" of `s2t_config.json` in `folder`, keeping its other
         entries.
         """
-        remove_unfinished(Path(folder))
         path = Path(folder) / CONFIG_NAME
         content = read_json(path, "S2TConfig") if path.exists() else {}
         content["decoding"] = self.to_dict()

@@ -31,7 +31,8 @@ class TrainingState:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._accelerator = accelerator
         self.is_main = bool(accelerator.is_main_process)
-        remove_unfinished(self.folder)
+        for part in (self.folder, self.folder / "selector"):
+            remove_unfinished(part)
         # Through JSON, so that what was saved compares equal.
         self.identity = json.loads(json.dumps(identity))
 

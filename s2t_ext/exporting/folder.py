@@ -11,7 +11,7 @@ from s2t_ext.exporting.card import CARD_NAME, model_card, selector_card
 from s2t_ext.exporting.custom_generate import SELECTOR_FOLDER, TEMPLATE
 from s2t_ext.hf.identity import describe_base_model
 from s2t_ext.runs.checks import require
-from s2t_ext.runs.files import give_usual_modes, remove_unfinished, write_atomically
+from s2t_ext.runs.files import give_usual_modes, write_atomically
 from s2t_ext.selectors.selector import Selector
 
 
@@ -53,8 +53,6 @@ def export(
     source = str(getattr(model, "name_or_path", None) or "")
     is_other = not source or Path(source).resolve() != output.resolve()
     require(is_other or not merge, "export", "output", "be another folder than the model's", output)
-    for folder in (output, output / SELECTOR_FOLDER, output / "custom_generate"):
-        remove_unfinished(folder)
     card = selector_card(selector)
     if not isinstance(selector, Selector):
         selector = Selector.from_pretrained(selector, model)

@@ -114,7 +114,8 @@ def _is_stream(path: Path) -> bool:
 
 def remove_unfinished(folder: Path) -> None:
     """Removes the unfinished files of a killed run from a folder, except what another of the
-    processes that share it may be writing.
+    processes that share it may be writing. For whoever goes on with a run: elsewhere, others may be
+    writing.
     """
     number, count = this_process()
     for path in folder.glob("*.unfinished"):

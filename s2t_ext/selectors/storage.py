@@ -19,13 +19,7 @@ from torch import nn
 
 from s2t_ext._version import __version__
 from s2t_ext.config import CONFIG_NAME, S2TConfig
-from s2t_ext.runs.files import (
-    give_usual_modes,
-    locate_file,
-    read_json,
-    remove_unfinished,
-    write_atomically,
-)
+from s2t_ext.runs.files import give_usual_modes, locate_file, read_json, write_atomically
 from s2t_ext.selectors.adapter import CONFIG_NAME as ADAPTER_CONFIG_NAME
 from s2t_ext.selectors.parts import Calibration, Projection, TriggerHead
 
@@ -81,7 +75,6 @@ def write(stored: Stored, adapted_model: Any, folder: str | Path) -> Path:
     one.
     """
     folder = Path(folder)
-    remove_unfinished(folder)
     content = {
         "format_version": FORMAT_VERSION,
         "library_version": __version__,
